@@ -1,0 +1,1 @@
+//! airlock, the air-gap bundle builder and offline installer, as a library.

@@ -1,2 +1,6 @@
-//! Entry point.
-fn main() {}
+//! Entry point: everything else is in the library, where tests can reach it.
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    service::main()
+}

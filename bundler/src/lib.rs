@@ -1,1 +1,3 @@
 //! airlock, the air-gap bundle builder and offline installer, as a library.
+
+pub mod digest;

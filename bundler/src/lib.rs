@@ -2,3 +2,6 @@
 
 pub mod archive;
 pub mod digest;
+pub mod error;
+
+pub use error::{Error, Kind, Result};

@@ -1,0 +1,146 @@
+//! What every stage fails with: what was being done, to what, why, and what to do about it.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// A result of a stage.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whose matter a failure is; decides the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The user's input, or the state of this machine. Exit code 1.
+    Input,
+    /// Refused: a signature, a digest or a policy does not hold. Exit code 2.
+    Trust,
+    /// The network, or a registry. Exit code 3.
+    Network,
+    /// The cluster, or helm. Exit code 4.
+    Cluster,
+}
+
+impl Kind {
+    /// The process's exit code.
+    #[must_use]
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Input => 1,
+            Self::Trust => 2,
+            Self::Network => 3,
+            Self::Cluster => 4,
+        }
+    }
+}
+
+type Reason = Box<dyn StdError + Send + Sync>;
+
+/// A failure, worded for a person at a terminal.
+///
+/// Its text is one sentence, "ACTION OBJECT: REASON", such as `reading bundle app.tar: No such file or directory`;
+/// the hint is apart, for a line of its own.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    action: String,
+    reason: Reason,
+    hint: Option<String>,
+}
+
+impl Error {
+    /// `action` names what was being done and to what; `reason` is why it failed (a text, or the error below).
+    pub fn new(kind: Kind, action: impl Into<String>, reason: impl Into<Reason>) -> Self {
+        Self { kind, action: action.into(), reason: reason.into(), hint: None }
+    }
+
+    /// A failure of [`Kind::Input`].
+    pub fn input(action: impl Into<String>, reason: impl Into<Reason>) -> Self {
+        Self::new(Kind::Input, action, reason)
+    }
+
+    /// A failure of [`Kind::Trust`].
+    pub fn trust(action: impl Into<String>, reason: impl Into<Reason>) -> Self {
+        Self::new(Kind::Trust, action, reason)
+    }
+
+    /// A failure of [`Kind::Network`].
+    pub fn network(action: impl Into<String>, reason: impl Into<Reason>) -> Self {
+        Self::new(Kind::Network, action, reason)
+    }
+
+    /// A failure of [`Kind::Cluster`].
+    pub fn cluster(action: impl Into<String>, reason: impl Into<Reason>) -> Self {
+        Self::new(Kind::Cluster, action, reason)
+    }
+
+    /// The same failure, seen from a step above: `action` goes in front. Kind and hint stay.
+    #[must_use]
+    pub fn within(mut self, action: impl fmt::Display) -> Self {
+        self.action = format!("{action}: {}", self.action);
+        self
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Whose matter it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What to do about it, if there is something to say.
+    #[must_use]
+    pub fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    /// The whole chain of causes in one line: an HTTP client's own text, for one, hides why it could not connect.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.action, self.reason)?;
+        let mut said = self.reason.to_string();
+        let mut cause = self.reason.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if !said.contains(&text) {
+                write!(f, ": {text}")?;
+                said = text;
+            }
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl StdError for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_action_reason_and_causes_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("error sending request")]
+        struct Outer(#[source] Inner);
+        #[derive(Debug, thiserror::Error)]
+        #[error("connection refused")]
+        struct Inner;
+
+        let error =
+            Error::network("fetching http://127.0.0.1:1/v2/", Outer(Inner)).hint("start the registry");
+        assert_eq!(
+            error.to_string(),
+            "fetching http://127.0.0.1:1/v2/: error sending request: connection refused"
+        );
+        assert_eq!(error.hint_text(), Some("start the registry"));
+        let above = error.within("pushing app.tar");
+        assert!(above.to_string().starts_with("pushing app.tar: fetching http"));
+        assert_eq!((above.kind().exit_code(), above.hint_text()), (3, Some("start the registry")));
+    }
+}

@@ -3,5 +3,6 @@
 pub mod archive;
 pub mod digest;
 pub mod error;
+pub mod reference;
 
 pub use error::{Error, Kind, Result};

@@ -3,6 +3,8 @@
 pub mod archive;
 pub mod digest;
 pub mod error;
+pub mod format;
+pub mod image;
 pub mod reference;
 
 pub use error::{Error, Kind, Result};

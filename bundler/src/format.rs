@@ -1,0 +1,337 @@
+//! Bundle format, version 1: the names in the tar and what `airlock.json` says. The spec is `docs/bundle-format.md`.
+//!
+//! Threat model: `airlock.json` is read before anything is trusted, so its size is capped, and nothing it says is
+//! used before its signature holds, except to find the signature.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::archive::{Entry, Layout, LayoutError};
+use crate::digest::Digest;
+use crate::image::{ImageManifest, Platform};
+use crate::reference::Reference;
+
+/// The manifest: what is signed.
+pub const MANIFEST: &str = "airlock.json";
+/// The signature over the manifest's bytes; of a fixed size.
+pub const SIGNATURE: &str = "airlock.sigstore.json";
+/// In a partial bundle: what is left out.
+pub const PARTIAL: &str = "airlock.partial.json";
+/// The marker of an OCI image layout.
+pub const OCI_LAYOUT: &str = "oci-layout";
+/// The layout's index.
+pub const INDEX: &str = "index.json";
+/// What `docker load` reads.
+pub const DOCKER_MANIFEST: &str = "manifest.json";
+/// The lock that the bundle was built from.
+pub const LOCK: &str = "images.lock";
+
+/// Content of [`OCI_LAYOUT`] (image spec, "oci-layout file").
+pub const OCI_LAYOUT_CONTENT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// `kind` of a bundle's manifest; no other signed document has it.
+pub const KIND: &str = "dev.airlock.bundle";
+/// Major version that this code writes, and the only one it reads.
+pub const VERSION: u32 = 1;
+/// Largest manifest that is read, in bytes: room for 100,000 blobs.
+pub const MANIFEST_CAP: u64 = 16 << 20;
+/// Largest image manifest, config or chart that is held in memory, in bytes (distribution spec: registries should
+/// take manifests of at least 4 MiB).
+pub const METADATA_CAP: u64 = 8 << 20;
+
+/// Annotation that names a chart or file in `index.json`. Not `org.opencontainers.image.ref.name`: containerd would
+/// take it for an image and try to unpack it.
+pub const REF_ANNOTATION: &str = "dev.airlock.ref";
+
+/// Path of a blob in the tar (image layout spec, "Blobs").
+#[must_use]
+pub fn blob_path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// `airlock.json`. Fields are in the order of their names, so that the keys in the file are sorted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Charts, in the order they are installed.
+    pub charts: Vec<Chart>,
+    /// When the lock was made (RFC 3339, UTC); from the lock, not from a clock at build time.
+    pub created: String,
+    /// Every other entry of the tar in its order, except [`SIGNATURE`] and further signatures.
+    pub entries: Vec<ListedEntry>,
+    /// Files.
+    pub files: Vec<File>,
+    /// Major version of the format.
+    pub format: u32,
+    /// Images, by reference.
+    pub images: Vec<Image>,
+    /// [`KIND`].
+    pub kind: String,
+    /// The bundle's name.
+    pub name: String,
+    /// Counts up with every change of the lock's content; what "newer" means at a site.
+    pub serial: u64,
+    /// The bundle's version, for people.
+    pub version: String,
+}
+
+/// An entry of the tar.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedEntry {
+    /// Path in the tar.
+    pub path: String,
+    /// SHA-256 of its content, 64 hexadecimal digits.
+    pub sha256: Sha256Hex,
+    /// Size of its content in bytes.
+    pub size: u64,
+}
+
+/// A SHA-256 digest written without its algorithm, as `sha256sum` prints it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Sha256Hex(pub Digest);
+
+impl TryFrom<String> for Sha256Hex {
+    type Error = crate::digest::DigestError;
+
+    fn try_from(hex: String) -> Result<Self, Self::Error> {
+        format!("sha256:{hex}").parse().map(Self)
+    }
+}
+
+impl From<Sha256Hex> for String {
+    fn from(hex: Sha256Hex) -> Self {
+        hex.0.hex()
+    }
+}
+
+/// An image in the bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Image {
+    /// Of the manifest or index that is carried, pushed and served.
+    pub digest: Digest,
+    /// Media type of what `digest` names.
+    pub media_type: String,
+    /// Its platforms (`linux/amd64`) with their manifests.
+    pub platforms: BTreeMap<Platform, Digest>,
+    /// The reference as charts spell it, in full.
+    #[serde(rename = "ref")]
+    pub reference: Reference,
+    /// Where it lands at a site, below the registry and its prefix.
+    pub repository: String,
+    /// The index that the tag pointed to upstream, carried as evidence, where it is not `digest`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub upstream: Option<Digest>,
+}
+
+/// A chart in the bundle, with how it is installed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chart {
+    /// Of its OCI manifest.
+    pub digest: Digest,
+    /// The chart's name.
+    pub name: String,
+    /// Namespace that it is installed into, unless told otherwise.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub namespace: Option<String>,
+    /// Helm release name.
+    pub release: String,
+    /// Where it lands at a site, below the registry and its prefix.
+    pub repository: String,
+    /// Values set one by one, as for `helm --set`.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub set: Vec<String>,
+    /// Tag of the chart: its version, `+` written as `_`.
+    pub tag: String,
+    /// Values files, each a blob of the bundle, in the order they apply.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub values: Vec<Digest>,
+    /// The chart's version.
+    pub version: String,
+}
+
+/// A file in the bundle, such as helm itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// Of the file's content.
+    pub digest: Digest,
+    /// Of the OCI manifest that carries the file.
+    pub manifest: Digest,
+    /// Its name, and its path below `files/` at a site.
+    pub name: String,
+    /// Platform that it is for, if it is for one only.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub platform: Option<Platform>,
+    /// Where it lands at a site, below the registry and its prefix.
+    pub repository: String,
+    /// Tag: the bundle's version.
+    pub tag: String,
+}
+
+/// Why bytes are not a manifest of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum FormatError {
+    /// Not JSON, or not of the right shape.
+    #[error("{MANIFEST} is not readable: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Another kind of document.
+    #[error("{MANIFEST} is a {0:?}, not a {KIND:?}")]
+    Kind(String),
+    /// Made by a newer airlock.
+    #[error("{MANIFEST} has format version {0}; this airlock reads version {VERSION}")]
+    Version(u32),
+    /// Its list of entries can't be a tar.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The first entries are not those of the format, in its order.
+    #[error("{MANIFEST} lists {found:?} where {expected:?} belongs")]
+    Order {
+        /// What is listed.
+        found: String,
+        /// What the format has at that place.
+        expected: String,
+    },
+}
+
+/// What is read before the version is known.
+#[derive(Deserialize)]
+struct Preamble {
+    kind: String,
+    format: u32,
+}
+
+impl Manifest {
+    /// The bytes as they are stored and signed.
+    ///
+    /// # Errors
+    /// None that can be caused by input; JSON's writer has a result.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut bytes = serde_json::to_vec_pretty(self)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote. Unknown fields are left to later minor versions.
+    ///
+    /// # Errors
+    /// For another kind, another major version, a wrong shape, or entries out of the format's order.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
+        let preamble: Preamble = serde_json::from_slice(bytes)?;
+        if preamble.kind != KIND {
+            return Err(FormatError::Kind(preamble.kind));
+        }
+        if preamble.format != VERSION {
+            return Err(FormatError::Version(preamble.format));
+        }
+        let manifest: Self = serde_json::from_slice(bytes)?;
+        manifest.check_order()?;
+        Ok(manifest)
+    }
+
+    /// Place of every entry, given the size of this manifest's own bytes and of the signature entry.
+    ///
+    /// # Errors
+    /// See [`LayoutError`].
+    pub fn layout(&self, manifest_size: u64, signature_size: u64) -> Result<Layout, LayoutError> {
+        let first = [(MANIFEST, manifest_size), (SIGNATURE, signature_size)]
+            .map(|(path, size)| Entry { path: path.into(), size });
+        let listed = self.entries.iter().map(|e| Entry { path: e.path.clone(), size: e.size });
+        Layout::new(first.into_iter().chain(listed))
+    }
+
+    /// Four entries with fixed names, then blobs only, whose names are their digests.
+    fn check_order(&self) -> Result<(), FormatError> {
+        let fixed = [OCI_LAYOUT, INDEX, DOCKER_MANIFEST, LOCK];
+        for (at, expected) in fixed.iter().enumerate() {
+            let found = self.entries.get(at).map_or("nothing", |e| &e.path);
+            if found != *expected {
+                return Err(FormatError::Order { found: found.into(), expected: (*expected).into() });
+            }
+        }
+        for entry in &self.entries[fixed.len()..] {
+            let expected = blob_path(&entry.sha256.0);
+            if entry.path != expected {
+                return Err(FormatError::Order { found: entry.path.clone(), expected });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A descriptor in `index.json` (image spec, "Content Descriptors"); fields in alphabetical order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct IndexItem<'a> {
+    annotations: BTreeMap<&'a str, String>,
+    digest: &'a Digest,
+    media_type: &'a str,
+    size: u64,
+}
+
+/// What `index.json` needs to know of one item.
+pub struct Indexed<'a> {
+    /// An image's reference, or the name of a chart or file.
+    pub name: Name<'a>,
+    /// Of the manifest.
+    pub digest: &'a Digest,
+    /// Of the manifest.
+    pub media_type: &'a str,
+    /// Size of the manifest in bytes.
+    pub size: u64,
+}
+
+/// How an item is named in `index.json`.
+pub enum Name<'a> {
+    /// An image: tools find it by its reference.
+    Image(&'a Reference),
+    /// A chart or a file: found by `dev.airlock.ref`.
+    Artifact(String),
+}
+
+/// The bytes of `index.json`.
+///
+/// # Errors
+/// None that can be caused by input.
+pub fn index_json(items: &[Indexed]) -> Result<Vec<u8>, serde_json::Error> {
+    let manifests: Vec<_> = items
+        .iter()
+        .map(|item| IndexItem {
+            annotations: match &item.name {
+                Name::Image(reference) => ["io.containerd.image.name", "org.opencontainers.image.ref.name"]
+                    .map(|key| (key, reference.to_string()))
+                    .into(),
+                Name::Artifact(name) => [(REF_ANNOTATION, name.clone())].into(),
+            },
+            digest: item.digest,
+            media_type: item.media_type,
+            size: item.size,
+        })
+        .collect();
+    serde_json::to_vec(&serde_json::json!({
+        "manifests": manifests,
+        "mediaType": crate::image::OCI_INDEX,
+        "schemaVersion": 2,
+    }))
+}
+
+/// The bytes of `manifest.json`: the images of one platform, as `docker save` lists them.
+///
+/// # Errors
+/// None that can be caused by input.
+pub fn docker_manifest(images: &[(&Reference, &ImageManifest)]) -> Result<Vec<u8>, serde_json::Error> {
+    let list: Vec<_> = images
+        .iter()
+        .map(|(reference, manifest)| {
+            // `docker load` takes tags only.
+            let tags: Vec<String> = reference
+                .tag()
+                .map(|tag| format!("{}/{}:{tag}", reference.registry(), reference.repository()))
+                .into_iter()
+                .collect();
+            let layers: Vec<_> = manifest.layers.iter().map(|layer| blob_path(&layer.digest)).collect();
+            serde_json::json!({"Config": blob_path(&manifest.config.digest), "Layers": layers, "RepoTags": tags})
+        })
+        .collect();
+    serde_json::to_vec(&list)
+}

@@ -1,0 +1,402 @@
+//! Images: manifests and indexes as the OCI image spec and Docker's schema 2 have them, and the choice of platforms.
+//!
+//! Manifests stay the bytes they came as; what is parsed here is only read. Threat model: the bytes come from a
+//! registry or a file of somebody else; they are capped by the caller, and a digest pins them once they are locked.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use oci_distribution::manifest as media;
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{Digest, DigestError};
+
+/// Media type of an OCI image index.
+pub const OCI_INDEX: &str = media::OCI_IMAGE_INDEX_MEDIA_TYPE;
+/// Media type of an OCI image manifest.
+pub const OCI_MANIFEST: &str = media::OCI_IMAGE_MEDIA_TYPE;
+const DOCKER_LIST: &str = media::IMAGE_MANIFEST_LIST_MEDIA_TYPE;
+const DOCKER_MANIFEST: &str = media::IMAGE_MANIFEST_MEDIA_TYPE;
+/// Most children an index may have, and most layers a manifest may have.
+const LIST_CAP: usize = 1000;
+
+/// An operating system and architecture, written `linux/amd64` or `linux/arm/v7`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Platform {
+    os: String,
+    architecture: String,
+    variant: Option<String>,
+}
+
+impl Platform {
+    /// Whether this, as a person asked for it, means `other`: without a variant asked for, any will do.
+    fn means(&self, other: &Self) -> bool {
+        self.os == other.os
+            && self.architecture == other.architecture
+            && (self.variant.is_none() || self.variant == other.variant)
+    }
+}
+
+impl FromStr for Platform {
+    type Err = ImageError;
+
+    fn from_str(text: &str) -> Result<Self, ImageError> {
+        let plain = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
+        let parts: Vec<&str> = text.split('/').collect();
+        let [os, architecture, variant @ ..] = parts.as_slice() else {
+            return Err(ImageError::PlatformText(text.into()));
+        };
+        if variant.len() > 1 || !parts.iter().all(plain) {
+            return Err(ImageError::PlatformText(text.into()));
+        }
+        Ok(Self {
+            os: (*os).into(),
+            architecture: (*architecture).into(),
+            variant: variant.first().map(|v| (*v).into()),
+        })
+    }
+}
+
+impl TryFrom<String> for Platform {
+    type Error = ImageError;
+
+    fn try_from(text: String) -> Result<Self, ImageError> {
+        text.parse()
+    }
+}
+
+impl From<Platform> for String {
+    fn from(platform: Platform) -> Self {
+        platform.to_string()
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
+    }
+}
+
+/// Why bytes are not an image that can be carried.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// Not a platform.
+    #[error("{0:?} is not a platform: expected OS/ARCHITECTURE[/VARIANT], such as linux/amd64")]
+    PlatformText(String),
+    /// Not JSON of the right shape.
+    #[error("not a manifest or index: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Docker's schema 1, whose layers have no digests of their own.
+    #[error("it is in Docker's schema 1 format, which no digest pins; push it again with a current tool")]
+    SchemaOne,
+    /// Something else than an image or index.
+    #[error("its media type {0:?} is neither an image manifest nor an index")]
+    MediaType(String),
+    /// A layer that may not be passed on.
+    #[error("layer {0} may not be distributed (media type {1})")]
+    NotDistributable(Digest, String),
+    /// More children or layers than any real image has.
+    #[error("it lists more than {LIST_CAP} items")]
+    TooMany,
+    /// The image isn't made for a platform.
+    #[error("it has no manifest for platform {wanted}; it has: {has}")]
+    NoPlatform {
+        /// What was asked for.
+        wanted: Platform,
+        /// What there is.
+        has: String,
+    },
+    /// Several manifests fit.
+    #[error("platform {wanted} means several of its manifests: name the variant, one of: {has}")]
+    Ambiguous {
+        /// What was asked for.
+        wanted: Platform,
+        /// What fits.
+        has: String,
+    },
+    /// A digest of a kind that we can't check.
+    #[error(transparent)]
+    Digest(#[from] DigestError),
+}
+
+/// A content descriptor (image spec, "OCI Content Descriptors").
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// Media type of the content.
+    #[serde(default)]
+    pub media_type: String,
+    /// Of the content.
+    pub digest: Digest,
+    /// Size of the content in bytes.
+    pub size: u64,
+    /// In an index: what the child runs on.
+    #[serde(default)]
+    platform: Option<RawPlatform>,
+}
+
+impl Descriptor {
+    /// In an index: the child's platform. None for what isn't an image to run, such as a build attestation.
+    #[must_use]
+    pub fn platform(&self) -> Option<Platform> {
+        self.platform.as_ref().and_then(RawPlatform::known)
+    }
+}
+
+/// `platform` in a descriptor, and the same fields in an image's config.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct RawPlatform {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: Option<String>,
+}
+
+impl RawPlatform {
+    /// BuildKit marks attestations as `unknown/unknown`.
+    fn known(&self) -> Option<Platform> {
+        if self.os.is_empty() || self.os == "unknown" {
+            return None;
+        }
+        let variant =
+            self.variant.as_deref().filter(|v| !v.is_empty()).map(|v| format!("/{v}")).unwrap_or_default();
+        format!("{}/{}{variant}", self.os, self.architecture).parse().ok()
+    }
+}
+
+/// The platform that an image's config names.
+///
+/// # Errors
+/// When the config is not JSON, or names none.
+pub fn config_platform(config: &[u8]) -> Result<Platform, ImageError> {
+    let raw: RawPlatform = serde_json::from_slice(config)?;
+    raw.known().ok_or_else(|| ImageError::PlatformText(format!("{}/{}", raw.os, raw.architecture)))
+}
+
+/// An image manifest, read.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ImageManifest {
+    /// The image's configuration.
+    pub config: Descriptor,
+    /// Its layers, lowest first.
+    pub layers: Vec<Descriptor>,
+}
+
+/// An image index, read.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ImageIndex {
+    /// The children.
+    pub manifests: Vec<Descriptor>,
+}
+
+/// What a tag can point to.
+#[derive(Clone, Debug)]
+pub enum Parsed {
+    /// One image.
+    Manifest(ImageManifest),
+    /// Several, one a platform.
+    Index(ImageIndex),
+}
+
+/// Reads a manifest or index. `media_type` is what the registry called it; empty when nothing did.
+///
+/// # Errors
+/// For anything that can't be carried: see [`ImageError`].
+pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Parsed, ImageError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Kind {
+        #[serde(default)]
+        schema_version: u32,
+        #[serde(default)]
+        media_type: String,
+    }
+    let kind: Kind = serde_json::from_slice(bytes)?;
+    if kind.schema_version == 1 {
+        return Err(ImageError::SchemaOne);
+    }
+    // The document's own word first: it is what the digest covers.
+    let said = if kind.media_type.is_empty() { media_type } else { &kind.media_type };
+    match said {
+        OCI_INDEX | DOCKER_LIST => {
+            let index: ImageIndex = serde_json::from_slice(bytes)?;
+            if index.manifests.len() > LIST_CAP { Err(ImageError::TooMany) } else { Ok(Parsed::Index(index)) }
+        }
+        OCI_MANIFEST | DOCKER_MANIFEST => {
+            let manifest: ImageManifest = serde_json::from_slice(bytes)?;
+            if manifest.layers.len() > LIST_CAP {
+                return Err(ImageError::TooMany);
+            }
+            let bound = |l: &&Descriptor| {
+                l.media_type.contains("nondistributable") || l.media_type.contains("foreign")
+            };
+            match manifest.layers.iter().find(bound) {
+                Some(layer) => Err(ImageError::NotDistributable(layer.digest, layer.media_type.clone())),
+                None => Ok(Parsed::Manifest(manifest)),
+            }
+        }
+        other => Err(ImageError::MediaType(other.into())),
+    }
+}
+
+impl ImageIndex {
+    /// The children that `wanted` means, by platform as the index spells it.
+    ///
+    /// # Errors
+    /// When a platform is not there, or means several.
+    pub fn choose(&self, wanted: &[Platform]) -> Result<BTreeMap<Platform, Descriptor>, ImageError> {
+        let has: Vec<_> = self.manifests.iter().filter_map(|d| d.platform().map(|p| (p, d))).collect();
+        let list = |some: &[&(Platform, &Descriptor)]| {
+            let names: Vec<String> = some.iter().map(|(p, _)| p.to_string()).collect();
+            if names.is_empty() { "none".into() } else { names.join(", ") }
+        };
+        let mut chosen = BTreeMap::new();
+        for platform in wanted {
+            let fits: Vec<_> = has.iter().filter(|(p, _)| platform.means(p)).collect();
+            let [(found, descriptor)] = fits.as_slice() else {
+                let wanted = platform.clone();
+                return Err(if fits.is_empty() {
+                    ImageError::NoPlatform { wanted, has: list(&has.iter().collect::<Vec<_>>()) }
+                } else {
+                    ImageError::Ambiguous { wanted, has: list(&fits) }
+                });
+            };
+            chosen.insert(found.clone(), (*descriptor).clone());
+        }
+        Ok(chosen)
+    }
+}
+
+/// Checks that an image without an index is made for what is wanted.
+///
+/// # Errors
+/// When it is for another platform.
+pub fn check_single(has: &Platform, wanted: &[Platform]) -> Result<(), ImageError> {
+    match wanted.iter().find(|w| !w.means(has)) {
+        Some(wanted) => Err(ImageError::NoPlatform { wanted: wanted.clone(), has: has.to_string() }),
+        None => Ok(()),
+    }
+}
+
+/// An index of only the children in `keep`, everything else as in `index`: the same input gives the same bytes.
+///
+/// # Errors
+/// When `index` is not an index.
+pub fn derive_index(index: &[u8], keep: &[Digest]) -> Result<Vec<u8>, ImageError> {
+    let mut document: serde_json::Value = serde_json::from_slice(index)?;
+    if let Some(children) = document.get_mut("manifests").and_then(serde_json::Value::as_array_mut) {
+        children.retain(|child| {
+            let digest = child.get("digest").and_then(serde_json::Value::as_str).and_then(|d| d.parse().ok());
+            digest.is_some_and(|digest: Digest| keep.contains(&digest))
+        });
+    }
+    Ok(serde_json::to_vec(&document)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn platform(text: &str) -> Platform {
+        text.parse().expect(text)
+    }
+
+    fn index(platforms: &[(&str, &str, &str)]) -> Vec<u8> {
+        let children: Vec<_> = platforms
+            .iter()
+            .enumerate()
+            .map(|(n, (os, architecture, variant))| {
+                serde_json::json!({
+                    "mediaType": OCI_MANIFEST, "size": 7, "digest": Digest::of(&[n as u8]),
+                    "platform": {"os": os, "architecture": architecture, "variant": variant},
+                })
+            })
+            .collect();
+        serde_json::to_vec(
+            &serde_json::json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": children}),
+        )
+        .expect("JSON")
+    }
+
+    fn parsed(bytes: &[u8]) -> ImageIndex {
+        match parse("", bytes) {
+            Ok(Parsed::Index(index)) => index,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn platforms_are_chosen_by_name_and_variant() {
+        let bytes = index(&[
+            ("linux", "amd64", ""),
+            ("linux", "arm64", "v8"),
+            ("linux", "arm", "v6"),
+            ("linux", "arm", "v7"),
+            ("unknown", "unknown", ""),
+        ]);
+        let index = parsed(&bytes);
+        let chosen = |wanted: &[&str]| {
+            let wanted: Vec<_> = wanted.iter().map(|w| platform(w)).collect();
+            index.choose(&wanted).map(|c| c.keys().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(chosen(&["linux/arm64", "linux/amd64"]).expect("both"), "linux/amd64 linux/arm64/v8");
+        assert_eq!(chosen(&["linux/arm/v7"]).expect("v7"), "linux/arm/v7");
+        assert!(matches!(chosen(&["linux/arm"]), Err(ImageError::Ambiguous { .. })));
+        let missing = chosen(&["windows/amd64"]).expect_err("no windows").to_string();
+        assert!(missing.contains("windows/amd64") && missing.contains("linux/arm64/v8"), "{missing}");
+        assert!(!missing.contains("unknown"), "{missing}");
+    }
+
+    #[test]
+    fn a_derived_index_has_the_chosen_children_and_the_rest_unchanged() {
+        let bytes = index(&[("linux", "amd64", ""), ("linux", "arm64", ""), ("linux", "s390x", "")]);
+        let children = parsed(&bytes).manifests;
+        let derived = derive_index(&bytes, &[children[2].digest, children[0].digest]).expect("an index");
+        let kept: Vec<_> = parsed(&derived).manifests;
+        assert_eq!(kept, [children[0].clone(), children[2].clone()]);
+        let all: Vec<_> = children.iter().map(|c| c.digest).collect();
+        let again = derive_index(&derive_index(&bytes, &all).expect("all"), &all).expect("all");
+        assert_eq!(parsed(&again).manifests, children);
+    }
+
+    #[test]
+    fn what_cannot_be_carried_is_refused_by_name() {
+        let refused = |media_type: &str, json: &str| match parse(media_type, json.as_bytes()) {
+            Err(error) => error.to_string(),
+            Ok(parsed) => panic!("{parsed:?}"),
+        };
+        assert!(refused("", r#"{"schemaVersion":1}"#).contains("schema 1"));
+        assert!(refused("application/json", r#"{"schemaVersion":2}"#).contains("application/json"));
+        assert!(refused("", "7").contains("not a manifest"));
+        let digest = Digest::of(b"");
+        let foreign = format!(
+            r#"{{"schemaVersion":2,"config":{{"digest":"{digest}","size":1}},
+                "layers":[{{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"{digest}","size":1}}]}}"#
+        );
+        assert!(refused(OCI_MANIFEST, &foreign).contains("may not be distributed"));
+        let sha512 = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"digest":"sha512:{}","size":1}}]}}"#,
+            "a".repeat(128)
+        );
+        assert!(refused(OCI_INDEX, &sha512).contains("sha512"));
+        let many: Vec<_> = (0..=LIST_CAP).map(|_| ("linux", "amd64", "")).collect();
+        assert!(refused("", &String::from_utf8_lossy(&index(&many))).contains("more than"));
+    }
+
+    #[test]
+    fn a_single_image_is_for_its_own_platform_only() {
+        let has =
+            config_platform(br#"{"os":"linux","architecture":"arm64","variant":"v8"}"#).expect("a platform");
+        assert!(check_single(&has, &[platform("linux/arm64")]).is_ok());
+        assert!(check_single(&has, &[platform("linux/arm64"), platform("linux/amd64")]).is_err());
+        assert!(config_platform(b"{}").is_err());
+        for text in ["linux", "", "/", "linux/", "a/b/c/d", "linux/amd 64", "linux/../x"] {
+            assert!(text.parse::<Platform>().is_err(), "{text:?}");
+        }
+    }
+}

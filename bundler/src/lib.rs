@@ -1,5 +1,8 @@
 //! airlock, the air-gap bundle builder and offline installer, as a library.
 
+pub mod lock;
+pub mod spec;
+
 pub mod archive;
 pub mod digest;
 pub mod error;

@@ -1,0 +1,391 @@
+//! `bundle.toml`: what is wanted in a bundle. The first stage; written by people.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::image::{ImageError, Platform};
+use crate::reference::Reference;
+
+/// What is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// The bundle's name: lower-case letters, digits and dashes.
+    pub name: String,
+    /// The bundle's version, for people.
+    pub version: String,
+    /// Platforms of every image.
+    pub platforms: Platforms,
+    /// Charts, in the order they are to be installed.
+    #[serde(rename = "chart", default)]
+    pub charts: Vec<ChartSpec>,
+    /// Images that no chart asks for, and where to take an image from that has another source than its registry.
+    #[serde(rename = "image", default)]
+    pub images: Vec<ImageSpec>,
+    /// Files, such as helm itself.
+    #[serde(rename = "file", default)]
+    pub files: Vec<FileSpec>,
+}
+
+/// Which platforms of an image are carried; `["all"]`, or a list of platforms.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub enum Platforms {
+    /// Whatever the image has, its index unchanged.
+    All,
+    /// These, at least one.
+    Some(Vec<Platform>),
+}
+
+impl TryFrom<Vec<String>> for Platforms {
+    type Error = ImageError;
+
+    fn try_from(texts: Vec<String>) -> Result<Self, ImageError> {
+        if texts == ["all"] {
+            return Ok(Self::All);
+        }
+        if texts.is_empty() {
+            return Err(ImageError::PlatformText(String::new()));
+        }
+        let unique: BTreeSet<Platform> = texts.iter().map(|t| t.parse()).collect::<Result<_, _>>()?;
+        Ok(Self::Some(unique.into_iter().collect()))
+    }
+}
+
+impl From<Platforms> for Vec<String> {
+    fn from(platforms: Platforms) -> Self {
+        match platforms {
+            Platforms::All => vec!["all".into()],
+            Platforms::Some(list) => list.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// A chart: `path`, or `oci` with `version`, or `repo` with `chart` and `version`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChartSpec {
+    /// A chart directory, or a packed chart (`.tgz`), from the directory of `bundle.toml`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// A chart in an OCI registry: `oci://REGISTRY/REPOSITORY`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oci: Option<String>,
+    /// URL of an HTTP chart repository.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repo: Option<String>,
+    /// The chart's name in `repo`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chart: Option<String>,
+    /// The chart's exact version, for `oci` and `repo`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Helm release name; the chart's name where none is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
+    /// Namespace to install into.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Values files, from the directory of `bundle.toml`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<String>,
+    /// Single values, as for `helm --set`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub set: Vec<String>,
+}
+
+/// Where a chart comes from, read out of a [`ChartSpec`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChartSource<'a> {
+    /// A directory or `.tgz`.
+    Path(&'a str),
+    /// A repository in an OCI registry.
+    Oci {
+        /// `REGISTRY/REPOSITORY`, without the scheme.
+        repository: &'a str,
+        /// Exact version.
+        version: &'a str,
+    },
+    /// An HTTP chart repository.
+    Repo {
+        /// URL of the repository, without `index.yaml`.
+        url: &'a str,
+        /// Name of the chart there.
+        chart: &'a str,
+        /// Exact version.
+        version: &'a str,
+    },
+}
+
+impl ChartSpec {
+    /// Where it comes from.
+    ///
+    /// # Errors
+    /// When none or several of the three forms are given.
+    pub fn source(&self) -> Result<ChartSource<'_>, SpecError> {
+        let fields = (&self.path, &self.oci, &self.repo, &self.chart, &self.version);
+        match fields {
+            (Some(path), None, None, None, None) => Ok(ChartSource::Path(path)),
+            (None, Some(oci), None, None, Some(version)) => {
+                let repository = oci.strip_prefix("oci://").unwrap_or(oci);
+                Ok(ChartSource::Oci { repository, version })
+            }
+            (None, None, Some(url), Some(chart), Some(version)) => {
+                Ok(ChartSource::Repo { url, chart, version })
+            }
+            _ => Err(SpecError::ChartSource(self.label())),
+        }
+    }
+
+    /// What to call it in messages.
+    fn label(&self) -> String {
+        [&self.path, &self.oci, &self.chart, &self.repo]
+            .into_iter()
+            .flatten()
+            .next()
+            .cloned()
+            .unwrap_or_default()
+    }
+}
+
+/// An image by reference, and where its bytes come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageSpec {
+    /// The reference as charts spell it.
+    #[serde(rename = "ref")]
+    pub reference: Reference,
+    /// Another source than the reference's registry, by skopeo's transport names: `docker-daemon:…`, `oci:…`,
+    /// `oci-archive:…`, `docker-archive:…`, `docker://…`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+}
+
+/// A file by `url` or `path`, with its SHA-256.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSpec {
+    /// Its name: lower-case letters, digits, dots and dashes. `helm` is what `install` runs.
+    pub name: String,
+    /// Where to fetch it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Where to read it, from the directory of `bundle.toml`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// SHA-256 of its content, 64 hexadecimal digits.
+    pub sha256: String,
+    /// Platform that it is for, if it is for one only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+}
+
+impl FileSpec {
+    /// The digest that the content must have.
+    ///
+    /// # Errors
+    /// When `sha256` is not one.
+    pub fn digest(&self) -> Result<Digest, SpecError> {
+        let bare = self.sha256.strip_prefix("sha256:").unwrap_or(&self.sha256);
+        format!("sha256:{bare}")
+            .parse()
+            .map_err(|_| SpecError::FileSum(self.name.clone(), self.sha256.clone()))
+    }
+}
+
+/// Why a text is not a spec.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// Not TOML, or fields that are not known or have other types.
+    #[error("{0}")]
+    Toml(#[from] toml::de::Error),
+    /// A name that can't be part of a repository's path.
+    #[error(
+        "{0} {1:?} may have lower-case letters, digits, dots and dashes only, and starts and ends with a letter or digit"
+    )]
+    Name(&'static str, String),
+    /// A version that can't be a tag.
+    #[error(
+        "version {0:?} may have letters, digits, dots, dashes, underscores and plus signs only, at most 100"
+    )]
+    Version(String),
+    /// A chart without a source, or with several.
+    #[error("chart {0:?} needs exactly one of: path; oci and version; repo, chart and version")]
+    ChartSource(String),
+    /// A file without a source, or with two.
+    #[error("file {0:?} needs exactly one of url and path")]
+    FileSource(String),
+    /// Not a checksum.
+    #[error("file {0:?}: sha256 {1:?} is not 64 lower-case hexadecimal digits")]
+    FileSum(String, String),
+    /// The same thing twice.
+    #[error("{0} {1:?} is given twice")]
+    Twice(&'static str, String),
+    /// Nothing to carry.
+    #[error("it asks for no chart, no image and no file")]
+    Empty,
+}
+
+impl Spec {
+    /// Reads `bundle.toml`.
+    ///
+    /// # Errors
+    /// For a text that is not a spec, or a spec that contradicts itself.
+    pub fn parse(text: &str) -> Result<Self, SpecError> {
+        let spec: Self = toml::from_str(text)?;
+        spec.check()?;
+        Ok(spec)
+    }
+
+    /// Changes when anything that is wanted changes, and not with comments or layout.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        // Strings and lists of strings: JSON's writer has no reason to fail.
+        Digest::of(&serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    fn check(&self) -> Result<(), SpecError> {
+        check_name("name", &self.name)?;
+        check_version(&self.version)?;
+        if self.charts.is_empty() && self.images.is_empty() && self.files.is_empty() {
+            return Err(SpecError::Empty);
+        }
+        for chart in &self.charts {
+            chart.source()?;
+        }
+        let mut releases = BTreeSet::new();
+        for release in self.charts.iter().filter_map(|c| c.release.as_ref().map(|r| (&c.namespace, r))) {
+            if !releases.insert(release) {
+                return Err(SpecError::Twice("release", release.1.clone()));
+            }
+        }
+        let mut references = BTreeSet::new();
+        for image in &self.images {
+            if !references.insert(image.reference.normalised()) {
+                return Err(SpecError::Twice("image", image.reference.to_string()));
+            }
+        }
+        let mut files = BTreeSet::new();
+        for file in &self.files {
+            check_name("file name", &file.name)?;
+            if file.url.is_some() == file.path.is_some() {
+                return Err(SpecError::FileSource(file.name.clone()));
+            }
+            file.digest()?;
+            if !files.insert((&file.name, &file.platform)) {
+                return Err(SpecError::Twice("file", file.name.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A path component as the distribution spec has it, without its repeated separators and underscores.
+fn check_name(what: &'static str, name: &str) -> Result<(), SpecError> {
+    let word =
+        |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    if name.len() <= 64 && name.split(['.', '-']).all(word) {
+        Ok(())
+    } else {
+        Err(SpecError::Name(what, name.into()))
+    }
+}
+
+fn check_version(version: &str) -> Result<(), SpecError> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-+".contains(&b);
+    let starts = version.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if starts && version.len() <= 100 && version.bytes().all(plain) {
+        Ok(())
+    } else {
+        Err(SpecError::Version(version.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "name = \"hello\"\nversion = \"0.1.0\"\nplatforms = [\"linux/amd64\"]\n";
+    const SUM: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn parse(rest: &str) -> Result<Spec, SpecError> {
+        Spec::parse(&format!("{HEAD}{rest}"))
+    }
+
+    #[test]
+    fn all_forms_are_read() {
+        let spec = parse(&format!(
+            r#"
+            [[chart]]
+            path = "charts/hello"
+            release = "hello"
+            values = ["a.yaml"]
+            [[chart]]
+            oci = "oci://ghcr.io/x/podinfo"
+            version = "6.5.0"
+            [[chart]]
+            repo = "https://charts.example.org"
+            chart = "web"
+            version = "1.2.3"
+            [[image]]
+            ref = "redis:8"
+            from = "docker-daemon:redis:8"
+            [[file]]
+            name = "helm"
+            url = "https://get.helm.sh/helm.tar.gz"
+            sha256 = "{SUM}"
+            platform = "linux/amd64"
+            "#
+        ))
+        .expect("a spec");
+        let sources: Vec<_> = spec.charts.iter().map(|c| c.source().expect("a source")).collect();
+        assert_eq!(
+            sources,
+            [
+                ChartSource::Path("charts/hello"),
+                ChartSource::Oci { repository: "ghcr.io/x/podinfo", version: "6.5.0" },
+                ChartSource::Repo { url: "https://charts.example.org", chart: "web", version: "1.2.3" },
+            ]
+        );
+        assert_eq!(spec.images[0].reference.to_string(), "docker.io/library/redis:8");
+        assert_eq!(spec.files[0].digest().expect("a digest"), Digest::of(b""));
+    }
+
+    #[test]
+    fn the_digest_is_of_the_content() {
+        let one = parse("[[image]]\nref = \"redis:8\"\n").expect("a spec");
+        let same = parse("# why\n[[image]]\nref =    \"docker.io/library/redis:8\"\n").expect("a spec");
+        let other = parse("[[image]]\nref = \"redis:9\"\n").expect("a spec");
+        assert_eq!(one.digest(), same.digest());
+        assert_ne!(one.digest(), other.digest());
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for (rest, says) in [
+            ("", "no chart"),
+            ("[[image]]\nref = \"Redis\"", "not an image reference"),
+            ("[[image]]\nref = \"redis\"\n[[image]]\nref = \"docker.io/redis:latest\"", "twice"),
+            ("[[image]]\nref = \"redis\"\nform = \"x\"", "unknown field `form`"),
+            ("[[chart]]\nrelease = \"x\"", "exactly one of"),
+            ("[[chart]]\npath = \"a\"\nversion = \"1\"", "exactly one of"),
+            ("[[chart]]\noci = \"ghcr.io/a\"", "exactly one of"),
+            ("[[file]]\nname = \"f\"\nsha256 = \"12\"\npath = \"x\"", "hexadecimal"),
+            ("[[file]]\nname = \"../f\"\nsha256 = \"12\"\npath = \"x\"", "file name"),
+            ("[[file]]\nname = \"f\"\nsha256 = \"12\"", "url and path"),
+        ] {
+            let error = parse(rest).expect_err(rest).to_string();
+            assert!(error.contains(says), "{rest}: {error}");
+        }
+        for head in [
+            "name = \"Hello\"\nversion = \"1\"\nplatforms = [\"all\"]",
+            "name = \"h\"\nversion = \"a/b\"\nplatforms = [\"all\"]",
+        ] {
+            assert!(Spec::parse(&format!("{head}\n[[image]]\nref = \"redis\"")).is_err(), "{head}");
+        }
+        let none = "name = \"h\"\nversion = \"1\"\nplatforms = []\n[[image]]\nref = \"redis\"";
+        assert!(Spec::parse(none).is_err());
+    }
+}

@@ -9,5 +9,6 @@ pub mod error;
 pub mod format;
 pub mod image;
 pub mod reference;
+pub mod yaml;
 
 pub use error::{Error, Kind, Result};

@@ -1,0 +1,409 @@
+//! YAML streams as trees whose scalars know their place in the source, and edits that touch nothing but scalars.
+//!
+//! Charts come from strangers: size, node count and nesting are capped, aliases are followed within a budget, and an
+//! edited stream is parsed again and compared before anyone sees it.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+
+use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StructureStyle, options};
+
+use crate::error::{Error, Result};
+
+mod splice;
+
+/// Longest stream read, in bytes. Helm stores a whole release in one Secret of at most 1 MiB compressed.
+const MAX_SOURCE: usize = 64 << 20;
+/// Most nodes in a stream, and most nodes visited on a walk, which follows aliases.
+const MAX_NODES: usize = 4 << 20;
+/// Deepest nesting, and deepest chain of aliases on top of it.
+const MAX_DEPTH: usize = 200;
+
+/// A node of a [`Stream`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(usize);
+
+/// What a node is.
+#[derive(Debug)]
+pub enum Node<'s> {
+    /// A text, number, boolean or null.
+    Scalar(Scalar<'s>),
+    /// A list.
+    Sequence(Vec<NodeId>),
+    /// An object; keys in the order of the source, possibly more than once.
+    Mapping(Vec<(Cow<'s, str>, NodeId)>),
+    /// `*name`: stands for the node that has the anchor.
+    Alias(NodeId),
+}
+
+/// A scalar value.
+#[derive(Debug)]
+pub struct Scalar<'s> {
+    /// The text it stands for, with quotes, escapes and folding undone.
+    pub value: Cow<'s, str>,
+    /// Bytes of the source that hold it: with its quotes; for block scalars the content without the header.
+    pub span: Range<usize>,
+    style: ScalarStyle,
+    in_flow: bool,
+}
+
+/// A parsed stream of YAML documents.
+#[derive(Debug, Default)]
+pub struct Stream<'s> {
+    source: &'s str,
+    nodes: Vec<Node<'s>>,
+    roots: Vec<NodeId>,
+}
+
+/// One step from a collection down to a child.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// The collection.
+    pub parent: NodeId,
+    /// Which child of it.
+    pub segment: Segment<'a>,
+}
+
+/// Names a child of a collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segment<'a> {
+    /// A mapping's key.
+    Key(&'a str),
+    /// A sequence's index, from 0.
+    Index(usize),
+}
+
+/// Where a scalar is used. One that has an anchor is used at its own place and at each alias.
+#[derive(Clone, Copy, Debug)]
+pub struct Use<'a> {
+    /// The root of its document.
+    pub root: NodeId,
+    /// From the document's root to here.
+    pub path: &'a [Step<'a>],
+    /// The scalar.
+    pub id: NodeId,
+    /// The scalar.
+    pub scalar: &'a Scalar<'a>,
+}
+
+impl fmt::Display for Use<'_> {
+    /// `spec.containers[0].image`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, step) in self.path.iter().enumerate() {
+            match step.segment {
+                Segment::Index(index) => write!(f, "[{index}]")?,
+                Segment::Key(key) => {
+                    f.write_str(if i == 0 { "" } else { "." })?;
+                    // As kubectl's jsonpath spells keys that have dots.
+                    f.write_str(&key.replace('.', "\\."))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'s> Stream<'s> {
+    /// Parses every document of `source`.
+    ///
+    /// # Errors
+    /// When it is not YAML, too large or nested too deep, or has keys that are not scalars (which Kubernetes refuses).
+    pub fn parse(source: &'s str) -> Result<Self> {
+        if source.len() > MAX_SOURCE {
+            return Err(refused(format!("it has more than {MAX_SOURCE} bytes")));
+        }
+        let mut builder =
+            Builder { stream: Self { source, nodes: vec![], roots: vec![] }, ..Builder::default() };
+        for event in Parser::new_from_str_with_options(source, parser_options()) {
+            let (event, span) = event.map_err(|e| refused(e.to_string()))?;
+            builder.take(event, &span).map_err(|why| {
+                refused(format!("{why} at line {} column {}", span.start.line(), span.start.col() + 1))
+            })?;
+        }
+        Ok(builder.stream)
+    }
+
+    /// The root node of every document, empty documents included.
+    #[must_use]
+    pub fn roots(&self) -> &[NodeId] {
+        &self.roots
+    }
+
+    /// The node, with aliases followed.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> &Node<'s> {
+        let mut node = &self.nodes[id.0];
+        // Ends: an alias points to a node that was complete before it.
+        while let Node::Alias(target) = node {
+            node = &self.nodes[target.0];
+        }
+        node
+    }
+
+    /// The value of `key` in a mapping. Of several equal keys the last counts, as for Kubernetes.
+    #[must_use]
+    pub fn get(&self, mapping: NodeId, key: &str) -> Option<NodeId> {
+        let Node::Mapping(entries) = self.node(mapping) else { return None };
+        entries.iter().rev().find(|(k, _)| k == key).map(|(_, id)| *id)
+    }
+
+    /// The scalar text of `key` in a mapping.
+    #[must_use]
+    pub fn text(&self, mapping: NodeId, key: &str) -> Option<&str> {
+        match self.node(self.get(mapping, key)?) {
+            Node::Scalar(scalar) => Some(&scalar.value),
+            _ => None,
+        }
+    }
+
+    /// Visits every use of every scalar, in the order of the source. Keys are not visited.
+    ///
+    /// # Errors
+    /// When aliases make a document explode, and what `visit` fails with.
+    pub fn walk(&self, visit: impl FnMut(Use<'_>) -> Result<()>) -> Result<()> {
+        let mut walk = Walk { stream: self, path: vec![], visited: 0, depth: 0, visit };
+        self.roots.iter().try_for_each(|root| walk.node(*root, *root))
+    }
+}
+
+struct Walk<'a, 's, F> {
+    stream: &'a Stream<'s>,
+    path: Vec<Step<'a>>,
+    visited: usize,
+    depth: usize,
+    visit: F,
+}
+
+impl<'a, F: FnMut(Use<'_>) -> Result<()>> Walk<'a, '_, F> {
+    fn node(&mut self, root: NodeId, id: NodeId) -> Result<()> {
+        self.visited += 1;
+        self.depth += 1;
+        if self.visited > MAX_NODES || self.depth > 2 * MAX_DEPTH {
+            return Err(refused("its aliases expand to too much".into()));
+        }
+        match &self.stream.nodes[id.0] {
+            Node::Alias(target) => self.node(root, *target)?,
+            Node::Scalar(scalar) => (self.visit)(Use { root, path: &self.path, id, scalar })?,
+            Node::Sequence(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    self.child(root, Step { parent: id, segment: Segment::Index(index) }, *item)?;
+                }
+            }
+            Node::Mapping(entries) => {
+                for (key, value) in entries {
+                    match self.stream.node(*value) {
+                        // Merged entries stand where the merge key stands.
+                        Node::Mapping(_) if key == "<<" => self.node(root, *value)?,
+                        Node::Sequence(items) if key == "<<" => {
+                            items.iter().try_for_each(|item| self.node(root, *item))?;
+                        }
+                        _ => self.child(root, Step { parent: id, segment: Segment::Key(key) }, *value)?,
+                    }
+                }
+            }
+        }
+        self.depth -= 1;
+        Ok(())
+    }
+
+    fn child(&mut self, root: NodeId, step: Step<'a>, id: NodeId) -> Result<()> {
+        self.path.push(step);
+        self.node(root, id)?;
+        self.path.pop();
+        Ok(())
+    }
+}
+
+fn refused(why: String) -> Error {
+    Error::input("reading the manifests as YAML", why)
+        .hint("render the chart with `helm template` to see what it makes of these values")
+}
+
+/// As Go's YAML reads it, which is what helm and the cluster use.
+fn parser_options() -> Options {
+    options! {
+        emit_comments: false,
+        block_scalar_eof_without_line_feed: true,
+        bom_inside_document_as_content: true,
+        block_nesting_limit: MAX_DEPTH,
+        flow_nesting_limit: MAX_DEPTH,
+    }
+}
+
+/// Turns events into nodes.
+#[derive(Default)]
+struct Builder<'s> {
+    stream: Stream<'s>,
+    open: Vec<Open<'s>>,
+    anchors: HashMap<usize, NodeId>,
+}
+
+/// A collection that has not ended.
+struct Open<'s> {
+    id: NodeId,
+    anchor: usize,
+    in_flow: bool,
+    key: Option<Cow<'s, str>>,
+}
+
+impl<'s> Builder<'s> {
+    fn take(&mut self, event: Event<'s>, span: &Span) -> Result<(), &'static str> {
+        match event {
+            Event::DocumentStart(..) => self.anchors.clear(),
+            Event::SequenceStart(style, anchor, _) => self.begin(Node::Sequence(vec![]), style, anchor)?,
+            Event::MappingStart(style, anchor, _) => self.begin(Node::Mapping(vec![]), style, anchor)?,
+            Event::SequenceEnd | Event::MappingEnd => {
+                // Only now may aliases point to it: an alias inside it would be endless.
+                if let Some(ended) = self.open.pop() {
+                    self.anchors.insert(ended.anchor, ended.id);
+                }
+            }
+            Event::Alias(anchor) => {
+                let target =
+                    self.anchors.get(&anchor).ok_or("an alias to a key, or to what it is part of,")?;
+                self.add(Node::Alias(*target))?;
+            }
+            Event::Scalar(value, style, anchor, _) => self.scalar(value, style, anchor, span)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn scalar(
+        &mut self,
+        value: Cow<'s, str>,
+        style: ScalarStyle,
+        anchor: usize,
+        span: &Span,
+    ) -> Result<(), &'static str> {
+        if let Some(open) = self.open.last_mut()
+            && open.key.is_none()
+            && matches!(self.stream.nodes[open.id.0], Node::Mapping(_))
+        {
+            // A template saved with a byte-order mark ends up in the middle of a stream; Go's YAML skips it there.
+            open.key = Some(match value.strip_prefix('\u{feff}') {
+                Some(rest) => rest.to_owned().into(),
+                None => value,
+            });
+            return Ok(());
+        }
+        let span = span.byte_range().ok_or("a scalar without a place")?;
+        // The parser says `~` where nothing is written.
+        let value = if span.is_empty() { "".into() } else { value };
+        let in_flow = self.open.last().is_some_and(|open| open.in_flow);
+        let id = self.add(Node::Scalar(Scalar { value, span, style, in_flow }))?;
+        self.anchors.insert(anchor, id);
+        Ok(())
+    }
+
+    fn begin(&mut self, node: Node<'s>, style: StructureStyle, anchor: usize) -> Result<(), &'static str> {
+        let in_flow = style == StructureStyle::Flow || self.open.last().is_some_and(|open| open.in_flow);
+        if self.open.len() == MAX_DEPTH {
+            return Err("too deep a nesting");
+        }
+        let id = self.add(node)?;
+        self.open.push(Open { id, anchor, in_flow, key: None });
+        Ok(())
+    }
+
+    /// Adds a node to the collection that is open.
+    fn add(&mut self, node: Node<'s>) -> Result<NodeId, &'static str> {
+        let id = NodeId(self.stream.nodes.len());
+        if id.0 == MAX_NODES {
+            return Err("too many nodes");
+        }
+        match self.open.last_mut() {
+            None => self.stream.roots.push(id),
+            Some(open) => match &mut self.stream.nodes[open.id.0] {
+                Node::Sequence(items) => items.push(id),
+                Node::Mapping(entries) => {
+                    entries.push((open.key.take().ok_or("a key that is not a scalar")?, id));
+                }
+                Node::Scalar(_) | Node::Alias(_) => {}
+            },
+        }
+        self.stream.nodes.push(node);
+        Ok(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every use as `path=value`.
+    fn uses(source: &str) -> Vec<String> {
+        let stream = Stream::parse(source).expect(source);
+        let mut uses = vec![];
+        let seen = stream.walk(|at| {
+            uses.push(format!("{at}={}", at.scalar.value));
+            Ok(())
+        });
+        seen.expect("a walk");
+        uses
+    }
+
+    #[test]
+    fn scalars_are_found_where_they_are_used() {
+        for (source, expected) in [
+            ("a: {b: [x, 'y']}\n", &["a.b[0]=x", "a.b[1]=y"][..]),
+            ("a.b/c: x\n", &["a\\.b/c=x"]),
+            ("- |\n  l1\n  l2\n- >-\n  l1\n  l2\n", &["[0]=l1\nl2\n", "[1]=l1 l2"]),
+            ("a: &x 1\nb: *x\n", &["a=1", "b=1"]),
+            ("a: &x {i: 1}\nb:\n  <<: *x\n  j: 2\nc:\n  <<: [*x]\n", &["a.i=1", "b.i=1", "b.j=2", "c.i=1"]),
+            ("a: =\nb:\nc: ~\n", &["a==", "b=", "c=~"]),
+            ("---\n# only a comment\n---\na: 1\n...\n---\n\n", &["=", "a=1", "="]),
+            ("\u{feff}a: 1\n---\n# Source: x\n\u{feff}b: 2\n", &["a=1", "b=2"]),
+            ("a: 1\r\nb: |\r\n  x\r\n  y\r\n", &["a=1", "b=x\ny\n"]),
+            ("%YAML 1.1\n---\na: !!str 010\n", &["a=010"]),
+            ("", &[]),
+        ] {
+            assert_eq!(uses(source), expected, "{source:?}");
+        }
+    }
+
+    #[test]
+    fn lookups_follow_aliases_and_the_last_of_equal_keys_counts() {
+        let stream = Stream::parse("a: &x {k: v}\nb: *x\nc: 1\nc: 2\n").expect("a stream");
+        let root = stream.roots()[0];
+        assert_eq!(stream.text(root, "c"), Some("2"));
+        assert_eq!(stream.get(root, "b").and_then(|b| stream.text(b, "k")), Some("v"));
+        assert_eq!(stream.text(root, "a"), None);
+    }
+
+    #[test]
+    fn hostile_streams_are_refused() {
+        let deep = "[".repeat(300);
+        let deep_block = (0..300).map(|i| format!("{}a:\n", " ".repeat(i))).collect::<String>();
+        let mixed = format!("{}{}{}", "- ".repeat(150), "[".repeat(150), "]".repeat(150));
+        for (source, why) in [
+            (&*deep, "recursion limit"),
+            (&deep_block, "recursion limit"),
+            (&mixed, "too deep a nesting"),
+            ("a: &x [*x]\n", "an alias to a key, or to what it is part of"),
+            ("&k a: *k\n", "an alias to a key"),
+            ("? [a]\n: b\n", "a key that is not a scalar"),
+            ("a: *x\n", "anchor"),
+            ("a: 'b\n", "quote"),
+            (&" ".repeat(MAX_SOURCE + 1), "bytes"),
+        ] {
+            let error = Stream::parse(source).expect_err(why).to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn exploding_aliases_are_refused() {
+        let wide = (1..9)
+            .map(|i| format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(",")))
+            .collect::<String>();
+        let chain = (1..9999).map(|i| format!("a{i}: &a{i} {{<<: *a{}}}\n", i - 1)).collect::<String>();
+        for source in [format!("a0: &a0 lol\n{wide}"), format!("a0: &a0 {{}}\n{chain}")] {
+            let stream = Stream::parse(&source).expect("a stream");
+            let error = stream.walk(|_| Ok(())).expect_err("an explosion").to_string();
+            assert!(error.contains("aliases expand"), "{error}");
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! airlock, the air-gap bundle builder and offline installer, as a library.
 
+pub mod discover;
 pub mod lock;
 pub mod spec;
 

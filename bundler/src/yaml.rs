@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
-use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StructureStyle, options};
+use granit_parser::{Event, Marker, Options, Parser, ScalarStyle, Span, StructureStyle, options};
 
 use crate::error::{Error, Result};
 
@@ -114,13 +114,15 @@ impl<'s> Stream<'s> {
         if source.len() > MAX_SOURCE {
             return Err(refused(format!("it has more than {MAX_SOURCE} bytes")));
         }
-        let mut builder =
-            Builder { stream: Self { source, nodes: vec![], roots: vec![] }, ..Builder::default() };
-        for event in Parser::new_from_str_with_options(source, parser_options()) {
-            let (event, span) = event.map_err(|e| refused(e.to_string()))?;
-            builder.take(event, &span).map_err(|why| {
-                refused(format!("{why} at line {} column {}", span.start.line(), span.start.col() + 1))
-            })?;
+        let stream = Self { source, ..Self::default() };
+        let mut builder = Builder { stream, ..Builder::default() };
+        for piece in pieces(source) {
+            builder.offset = piece.start;
+            let before = &source[..piece.start];
+            for event in Parser::new_from_str_with_options(&source[piece], parser_options()) {
+                let (event, span) = event.map_err(|e| at_line(before, e.marker(), &e.info()))?;
+                builder.take(event, &span).map_err(|why| at_line(before, &span.start, why))?;
+            }
         }
         Ok(builder.stream)
     }
@@ -153,6 +155,16 @@ impl<'s> Stream<'s> {
     #[must_use]
     pub fn text(&self, mapping: NodeId, key: &str) -> Option<&str> {
         match self.node(self.get(mapping, key)?) {
+            Node::Scalar(scalar) => Some(&scalar.value),
+            _ => None,
+        }
+    }
+
+    /// The scalar text of an item of a sequence.
+    #[must_use]
+    pub fn item(&self, sequence: NodeId, index: usize) -> Option<&str> {
+        let Node::Sequence(items) = self.node(sequence) else { return None };
+        match self.node(*items.get(index)?) {
             Node::Scalar(scalar) => Some(&scalar.value),
             _ => None,
         }
@@ -221,6 +233,26 @@ fn refused(why: String) -> Error {
         .hint("render the chart with `helm template` to see what it makes of these values")
 }
 
+fn at_line(before: &str, marker: &Marker, why: &str) -> Error {
+    refused(format!("line {}: {why}", before.matches('\n').count() + marker.line()))
+}
+
+/// Splits at lines such as `---# text`: not a marker for YAML, but helm takes every line that starts with `---` for one,
+/// and public charts rely on it.
+fn pieces(source: &str) -> Vec<Range<usize>> {
+    let mut pieces = vec![];
+    let mut start = 0;
+    for (newline, _) in source.match_indices("\n---") {
+        let after = newline + "\n---".len();
+        if source[after..].starts_with(|c: char| c != '-' && !c.is_whitespace()) {
+            pieces.push(start..newline + 1);
+            start = after;
+        }
+    }
+    pieces.push(start..source.len());
+    pieces
+}
+
 /// As Go's YAML reads it, which is what helm and the cluster use.
 fn parser_options() -> Options {
     options! {
@@ -238,6 +270,8 @@ struct Builder<'s> {
     stream: Stream<'s>,
     open: Vec<Open<'s>>,
     anchors: HashMap<usize, NodeId>,
+    /// Where the piece that is parsed starts in the source.
+    offset: usize,
 }
 
 /// A collection that has not ended.
@@ -290,6 +324,7 @@ impl<'s> Builder<'s> {
             return Ok(());
         }
         let span = span.byte_range().ok_or("a scalar without a place")?;
+        let span = span.start + self.offset..span.end + self.offset;
         // The parser says `~` where nothing is written.
         let value = if span.is_empty() { "".into() } else { value };
         let in_flow = self.open.last().is_some_and(|open| open.in_flow);
@@ -357,6 +392,7 @@ mod tests {
             ("---\n# only a comment\n---\na: 1\n...\n---\n\n", &["=", "a=1", "="]),
             ("\u{feff}a: 1\n---\n# Source: x\n\u{feff}b: 2\n", &["a=1", "b=2"]),
             ("a: 1\r\nb: |\r\n  x\r\n  y\r\n", &["a=1", "b=x\ny\n"]),
+            ("a: 1\n---# why\nb: 2\n---\nc: 3\n", &["a=1", "b=2", "c=3"]),
             ("%YAML 1.1\n---\na: !!str 010\n", &["a=010"]),
             ("", &[]),
         ] {
@@ -385,7 +421,7 @@ mod tests {
             ("a: &x [*x]\n", "an alias to a key, or to what it is part of"),
             ("&k a: *k\n", "an alias to a key"),
             ("? [a]\n: b\n", "a key that is not a scalar"),
-            ("a: *x\n", "anchor"),
+            ("---\na: 1\n---#\nb: *x\n", "line 4"),
             ("a: 'b\n", "quote"),
             (&" ".repeat(MAX_SOURCE + 1), "bytes"),
         ] {

@@ -178,6 +178,7 @@ mod tests {
             "a: |\n\n\n  OLD",
             "a: run\n  OLD\n\n  more\n",
             "---\n# only OLD\n---\n---\na: OLD\n...\n---\nb: =\nc: OLD\n",
+            "a: OLD\n---# é\nb: 'OLD'\n",
             "\u{feff}a: OLD\n---\n# s\n\u{feff}b: OLD\n",
         ] {
             let (source, expected) =

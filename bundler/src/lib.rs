@@ -5,6 +5,7 @@ pub mod lock;
 pub mod spec;
 
 pub mod archive;
+pub mod cache;
 pub mod digest;
 pub mod error;
 pub mod format;

@@ -2,6 +2,7 @@
 
 pub mod discover;
 pub mod lock;
+pub mod rewrite;
 pub mod spec;
 
 pub mod archive;

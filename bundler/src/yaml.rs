@@ -49,6 +49,14 @@ pub struct Scalar<'s> {
     in_flow: bool,
 }
 
+impl Scalar<'_> {
+    /// Whether it says null, rather than a text.
+    #[must_use]
+    pub fn is_null(&self) -> bool {
+        self.style == ScalarStyle::Plain && matches!(&*self.value, "" | "~" | "null" | "Null" | "NULL")
+    }
+}
+
 /// A parsed stream of YAML documents.
 #[derive(Debug, Default)]
 pub struct Stream<'s> {
@@ -144,28 +152,33 @@ impl<'s> Stream<'s> {
         node
     }
 
-    /// The value of `key` in a mapping. Of several equal keys the last counts, as for Kubernetes.
+    /// The value of `key` in a mapping, aliases followed. Of several equal keys the last counts, as for Kubernetes.
     #[must_use]
     pub fn get(&self, mapping: NodeId, key: &str) -> Option<NodeId> {
         let Node::Mapping(entries) = self.node(mapping) else { return None };
-        entries.iter().rev().find(|(k, _)| k == key).map(|(_, id)| *id)
-    }
-
-    /// The scalar text of `key` in a mapping.
-    #[must_use]
-    pub fn text(&self, mapping: NodeId, key: &str) -> Option<&str> {
-        match self.node(self.get(mapping, key)?) {
-            Node::Scalar(scalar) => Some(&scalar.value),
-            _ => None,
+        let (_, id) = entries.iter().rev().find(|(k, _)| k == key)?;
+        match &self.nodes[id.0] {
+            Node::Alias(target) => Some(*target),
+            _ => Some(*id),
         }
     }
 
-    /// The scalar text of an item of a sequence.
+    /// The scalar text of `key` in a mapping; none for null.
+    #[must_use]
+    pub fn text(&self, mapping: NodeId, key: &str) -> Option<&str> {
+        self.scalar_text(self.get(mapping, key)?)
+    }
+
+    /// The scalar text of an item of a sequence; none for null.
     #[must_use]
     pub fn item(&self, sequence: NodeId, index: usize) -> Option<&str> {
         let Node::Sequence(items) = self.node(sequence) else { return None };
-        match self.node(*items.get(index)?) {
-            Node::Scalar(scalar) => Some(&scalar.value),
+        self.scalar_text(*items.get(index)?)
+    }
+
+    fn scalar_text(&self, id: NodeId) -> Option<&str> {
+        match self.node(id) {
+            Node::Scalar(scalar) if !scalar.is_null() => Some(&scalar.value),
             _ => None,
         }
     }

@@ -63,7 +63,7 @@ pub fn mentions(stream: &Stream<'_>, mut visit: impl FnMut(Mention<'_>) -> Resul
         let value: &str = &at.scalar.value;
         let whole =
             |role| Mention { at, text: value.into(), spelling: Spelling::Piece(0..value.len()), role };
-        if value.is_empty() {
+        if value.is_empty() || at.scalar.is_null() {
             return Ok(());
         }
         if is_pod_image(at.path) {

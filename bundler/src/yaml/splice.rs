@@ -106,7 +106,9 @@ fn is_plain(text: &str, in_flow: bool) -> bool {
 
 /// Whether `text` can stand in a plain scalar, at its start too.
 fn is_plain_part(text: &str, in_flow: bool) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/')
+    // Indicators (YAML 1.2.2, section 5.3); of these, dash, question mark and colon may start a word.
+    !text.starts_with(|c| " ,[]{}#&*!|>'\"%@`".contains(c))
+        && !["- ", "? ", ": ", "--- ", "... "].iter().any(|bad| text.starts_with(bad))
         && text.chars().all(|c| c.is_ascii_graphic() || c == ' ')
         && !text.ends_with([' ', ':'])
         && ![": ", " #", "  "].iter().any(|bad| text.contains(bad))
@@ -206,6 +208,10 @@ mod tests {
             ("a: OLD\n", "", "a: \"\"\n"),
             ("a: OLD\n", "x/y: z", "a: \"x/y: z\"\n"),
             ("a: OLD\n", "x/y #z", "a: \"x/y #z\"\n"),
+            ("- OLD\n", "--x=a/b", "- --x=a/b\n"),
+            ("- OLD\n", "- a/b", "- \"- a/b\"\n"),
+            ("- OLD\n", "*a/b", "- \"*a/b\"\n"),
+            ("OLD\n", "--- a/b", "\"--- a/b\"\n"),
             ("a: OLD\n", "x/y,z", "a: x/y,z\n"),
             ("[OLD]\n", "x/y,z", "[\"x/y,z\"]\n"),
             ("a: OLD\n", "[::1]:5/x", "a: \"[::1]:5/x\"\n"),

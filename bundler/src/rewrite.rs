@@ -1,0 +1,412 @@
+//! Manifests -> manifests that name every image of the bundle where it is at the site, and the gate behind that.
+//!
+//! A reference of the lock is rewritten wherever [`mentions`] sees it: pod specs, args and commands, environment,
+//! custom resources (in one piece or as `registry`, `repository`, `tag`, `digest` fields), annotations, and text within
+//! ConfigMaps. Any spelling counts (`redis:8` for `docker.io/library/redis:8`), but outside of pod specs and keys that
+//! say image a text without tag and digest is never taken for an image. What is at the site already, and what is not
+//! in the lock, stays; every other byte stays too. Twice is the same as once.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
+
+use crate::digest::Digest;
+use crate::discover::mention::{Mention, Role, Spelling, mentions};
+use crate::discover::place;
+use crate::error::{Error, Result};
+use crate::reference::{Mapping, Reference};
+use crate::yaml::{Node, NodeId, Stream};
+
+/// The images of a bundle: what each reference is pinned to.
+#[derive(Clone, Debug, Default)]
+pub struct Pins {
+    images: Vec<(Reference, Digest)>,
+    /// By `REGISTRY/REPOSITORY:TAG` and `REGISTRY/REPOSITORY@DIGEST`.
+    digests: HashMap<String, Digest>,
+    /// Last components of the repositories: a cheap first look at a text.
+    names: HashSet<String>,
+}
+
+impl Pins {
+    /// Takes the references as a lock has them, each with the digest of what is in the bundle for it.
+    pub fn new(images: impl IntoIterator<Item = (Reference, Digest)>) -> Self {
+        let mut pins = Self::default();
+        for (reference, digest) in images {
+            pins.digests.insert(key(&reference), digest);
+            // Whoever names the pinned content itself means the same image.
+            let repository = format!("{}/{}", reference.registry(), reference.repository());
+            pins.digests.entry(format!("{repository}@{digest}")).or_insert(digest);
+            pins.names.insert(last_component(reference.repository()).into());
+            pins.images.push((reference, digest));
+        }
+        pins
+    }
+
+    /// What `text` says and is pinned to, if it names an image of the bundle: by its digest if it has one, else by its
+    /// tag, or `latest`.
+    #[must_use]
+    pub fn find(&self, text: &str) -> Option<(Reference, Digest)> {
+        if !self.names.contains(last_component(text)) {
+            return None;
+        }
+        let reference: Reference = text.parse().ok()?;
+        let digest = *self.digests.get(&key(&reference))?;
+        Some((reference, digest))
+    }
+}
+
+/// One spelling for each image.
+fn key(reference: &Reference) -> String {
+    let (registry, repository) = (reference.registry(), reference.repository());
+    match (reference.digest(), reference.tag()) {
+        (Some(digest), _) => format!("{registry}/{repository}@{digest}"),
+        (None, tag) => format!("{registry}/{repository}:{}", tag.unwrap_or("latest")),
+    }
+}
+
+/// `c` of `a/b/c:tag@digest`.
+fn last_component(text: &str) -> &str {
+    let text = text.split('@').next().unwrap_or(text);
+    let last = text.rsplit('/').next().unwrap_or(text);
+    last.split(':').next().unwrap_or(last)
+}
+
+/// Rewritten manifests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewritten {
+    /// The stream, the same but for the references.
+    pub text: String,
+    /// What was changed, in the order of the stream.
+    pub changes: Vec<Change>,
+}
+
+/// A reference that was rewritten.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The object and the path in it.
+    pub place: String,
+    /// The reference as it was written.
+    pub from: String,
+    /// What stands there now.
+    pub to: String,
+}
+
+/// Rewrites every reference of `pins` to where `mapping` has it.
+///
+/// # Errors
+/// When the manifests are not YAML, or a reference can't be written where it belongs.
+pub fn rewrite(manifests: &str, pins: &Pins, mapping: &Mapping) -> Result<Rewritten> {
+    let stream = Stream::parse(manifests)?;
+    let (mut edits, mut changes) = (Edits::default(), vec![]);
+    mentions(&stream, |mention| {
+        if mention.role == Role::Doubtful {
+            return Ok(());
+        }
+        let Some((source, digest)) = pins.find(&mention.text) else { return Ok(()) };
+        let to = match &mention.spelling {
+            Spelling::Piece(range) => {
+                let to = mapping.image(&source, &digest);
+                edits.replace(mention.at.id, range.clone(), to.clone());
+                to
+            }
+            Spelling::Fields { registry, repository, digest: digest_field } => {
+                let at_site = mapping.repository(&source);
+                let full = format!("{}/{at_site}", mapping.registry());
+                match registry {
+                    Some(registry) => {
+                        edits.set(*registry, mapping.registry().into());
+                        edits.set(*repository, at_site);
+                    }
+                    None => edits.set(*repository, full.clone()),
+                }
+                // Fields are put together by a program that knows nothing of `TAG@DIGEST`: the digest goes only where
+                // there is a field for it, and the tag stays.
+                let tag = source.tag().map(|tag| format!(":{tag}")).unwrap_or_default();
+                match digest_field {
+                    Some(field) => {
+                        edits.set(*field, digest.to_string());
+                        format!("{full}{tag}@{digest}")
+                    }
+                    None => format!("{full}{tag}"),
+                }
+            }
+        };
+        if to != mention.text {
+            changes.push(Change { place: place(&stream, mention.at), from: mention.text.into(), to });
+        }
+        Ok(())
+    })?;
+    Ok(Rewritten { text: stream.splice(&edits.values(&stream))?, changes })
+}
+
+/// New texts for bytes of scalars' values.
+#[derive(Default)]
+struct Edits(BTreeMap<NodeId, BTreeMap<usize, (usize, String)>>);
+
+impl Edits {
+    /// A scalar that is used in several places is asked for several times; once is enough.
+    fn replace(&mut self, id: NodeId, range: Range<usize>, new: String) {
+        self.0.entry(id).or_default().insert(range.start, (range.end, new));
+    }
+
+    fn set(&mut self, id: NodeId, new: String) {
+        self.replace(id, 0..usize::MAX, new);
+    }
+
+    /// Every changed scalar's whole value.
+    fn values(self, stream: &Stream<'_>) -> BTreeMap<NodeId, String> {
+        let value = |(id, parts): (NodeId, BTreeMap<usize, (usize, String)>)| {
+            let Node::Scalar(scalar) = stream.node(id) else { return None };
+            let (mut value, mut copied) = (String::new(), 0);
+            for (start, (end, new)) in parts {
+                // Where uses of one scalar disagree, the first counts, and the gate sees what is left.
+                let Some(kept) = scalar.value.get(copied..start) else { continue };
+                value.push_str(kept);
+                value.push_str(&new);
+                copied = end.min(scalar.value.len());
+            }
+            value.push_str(&scalar.value[copied..]);
+            (value != scalar.value).then_some((id, value))
+        };
+        self.0.into_iter().filter_map(value).collect()
+    }
+}
+
+/// Refuses manifests in which anything points outside: a pod spec's image that is not an image of the bundle, by
+/// digest, at the site; or a reference of the lock that is left anywhere, even in text that is not safe to rewrite.
+///
+/// # Errors
+/// Of kind Trust, with the list.
+pub fn gate(manifests: &str, pins: &Pins, mapping: &Mapping) -> Result<()> {
+    let stream = Stream::parse(manifests)?;
+    let at_site: HashSet<String> = pins
+        .images
+        .iter()
+        .map(|(source, digest)| format!("{}@{digest}", mapping.repository(source)))
+        .collect();
+    let is_at_site = |mention: &Mention<'_>| {
+        mention.text.parse::<Reference>().is_ok_and(|reference| {
+            reference.registry() == mapping.registry()
+                && reference
+                    .digest()
+                    .is_some_and(|digest| at_site.contains(&format!("{}@{digest}", reference.repository())))
+        })
+    };
+    let (mut left, mut foreign) = (vec![], vec![]);
+    mentions(&stream, |mention| {
+        let known = pins.find(&mention.text).is_some();
+        if (known || mention.role == Role::PodImage) && !is_at_site(&mention) {
+            let list = if known { &mut left } else { &mut foreign };
+            list.push(format!("{}: {}", place(&stream, mention.at), mention.text));
+        }
+        Ok(())
+    })?;
+    let mut reasons = vec![];
+    let mut hints = vec![];
+    if !foreign.is_empty() {
+        reasons.push(format!("not an image of this bundle:{}", lines(&foreign)));
+        hints.push("add what is missing to `images` in bundle.toml, then lock and build again");
+    }
+    if !left.is_empty() {
+        reasons.push(format!("still the source's name:{}", lines(&left)));
+        hints.push(
+            "set the value in the chart to a reference that stands by itself, so that it can be rewritten",
+        );
+    }
+    match reasons.is_empty() {
+        true => Ok(()),
+        false => Err(Error::trust(
+            format!("checking that every image comes from {}", mapping.registry()),
+            reasons.join("\n"),
+        )
+        .hint(hints.join("; "))),
+    }
+}
+
+fn lines(items: &[String]) -> String {
+    items.iter().map(|item| format!("\n  {item}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SITE: &str = "site:5000/mirror";
+
+    fn mapping() -> Mapping {
+        Mapping::new(SITE, false).expect("a mapping")
+    }
+
+    fn digest(n: u8) -> Digest {
+        Digest::of(&[n])
+    }
+
+    /// The lock of these tests; image n is pinned to `digest(n)`.
+    fn pins() -> Pins {
+        let by_digest = format!("q.io/by/digest:1@{}", digest(10));
+        let images =
+            ["docker.io/library/redis:8", "q.io/a/b:1.2", "docker.io/b/c", &by_digest, "h:5/nats:2.10.10"];
+        Pins::new((1..).zip(images).map(|(n, text)| (text.parse().expect(text), digest(n))))
+    }
+
+    fn rewritten(manifests: &str) -> Rewritten {
+        rewrite(manifests, &pins(), &mapping()).expect(manifests)
+    }
+
+    /// `REDIS`, `AB` and the like stand for what is at the site.
+    fn at_site(text: &str) -> String {
+        [
+            ("REDIS", "docker.io/library/redis:8", 1),
+            ("AB", "q.io/a/b:1.2", 2),
+            ("BC", "docker.io/b/c", 3),
+            ("BD", "q.io/by/digest:1", 4),
+            ("NATS", "h_5/nats:2.10.10", 5),
+        ]
+        .iter()
+        .fold(text.to_owned(), |text, (name, path, n)| {
+            text.replace(name, &format!("{SITE}/{path}@{}", digest(*n)))
+        })
+    }
+
+    #[test]
+    fn references_are_rewritten_and_nothing_else() {
+        let d10 = digest(10);
+        let d2 = digest(2);
+        for (before, after) in [
+            // Pod specs: every spelling of the same image.
+            ("{containers: [{image: redis:8}]}", "{containers: [{image: REDIS}]}"),
+            (
+                "containers:\n- image: 'docker.io/redis:8' # redis:8\n  name: redis:8\n",
+                "containers:\n- image: 'REDIS' # redis:8\n  name: REDIS\n",
+            ),
+            ("containers: [{image: b/c}]", "containers: [{image: SITE/docker.io/b/c@D3}]"),
+            ("containers: [{image: b/c:latest}]", "containers: [{image: SITE/docker.io/b/c:latest@D3}]"),
+            ("containers: [{image: q.io/by/digest@D10}]", "containers: [{image: SITE/q.io/by/digest@D4}]"),
+            (
+                "containers: [{image: q.io/by/digest:other@D10}]",
+                "containers: [{image: SITE/q.io/by/digest:other@D4}]",
+            ),
+            ("containers: [{image: q.io/a/b@D2}]", "containers: [{image: SITE/q.io/a/b@D2}]"),
+            ("volumes: [{image: {reference: q.io/a/b:1.2}}]", "volumes: [{image: {reference: AB}}]"),
+            // Anchors are rewritten once, where they stand.
+            ("x: &x q.io/a/b:1.2\ncontainers:\n- image: *x\n", "x: &x AB\ncontainers:\n- image: *x\n"),
+            // Args and commands.
+            ("args: [--image=redis:8, --image, \"redis:8\"]", "args: [--image=REDIS, --image, \"REDIS\"]"),
+            (
+                "command:\n- sh\n- -c\n- >-\n  run 'redis:8'\n  q.io/a/b:1.2,h:5/nats:2.10.10;\n    x\n",
+                "command:\n- sh\n- -c\n- >-\n  run 'REDIS'\n  AB,NATS;\n    x\n",
+            ),
+            // Environment.
+            (
+                "env:\n- value: |\n    1=redis:8\r\n    2=q.io/a/b:1.2\n",
+                "env:\n- value: |\n    1=REDIS\r\n    2=AB\n",
+            ),
+            ("env: [{name: IMAGE, value: b/c}]", "env: [{name: IMAGE, value: BC}]"),
+            // Custom resources.
+            ("spec: {image: redis:8, images: [b/c, redis:8]}", "spec: {image: REDIS, images: [BC, REDIS]}"),
+            (
+                "image: {repository: a/b, registry: q.io, tag: 1.2, digest: ''}",
+                "image: {repository: mirror/q.io/a/b, registry: \"site:5000\", tag: 1.2, digest: 'D2'}",
+            ),
+            (
+                "image:\n  repository: q.io/a/b\n  tag: \"1.2\"\n",
+                "image:\n  repository: SITE/q.io/a/b\n  tag: \"1.2\"\n",
+            ),
+            (
+                "image: {repository: q.io/a/b, tag: 1.2, digest: }",
+                "image: {repository: SITE/q.io/a/b, tag: 1.2, digest: }",
+            ),
+            // Files within ConfigMaps, annotations, image names with a scheme.
+            (
+                "data:\n  é.yaml: |\n    image: q.io/a/b:1.2\n    # é redis:8.\n",
+                "data:\n  é.yaml: |\n    image: AB\n    # é REDIS.\n",
+            ),
+            ("data: {j: '{\"image\":\"h:5/nats:2.10.10\"}'}", "data: {j: '{\"image\":\"NATS\"}'}"),
+            ("a: docker://redis:8", "a: docker://REDIS"),
+        ] {
+            let short = |text: &str| {
+                text.replace("D10", &d10.to_string())
+                    .replace("D2", &d2.to_string())
+                    .replace("D3", &digest(3).to_string())
+                    .replace("D4", &digest(4).to_string())
+                    .replace("SITE", SITE)
+            };
+            let (before, after) = (short(before), at_site(&short(after)));
+            let once = rewritten(&before);
+            assert_eq!(once.text, after, "{before}");
+            assert!(!once.changes.is_empty());
+            assert_eq!(
+                rewritten(&after),
+                Rewritten { text: after.clone(), changes: vec![] },
+                "twice: {before}"
+            );
+            gate(&after, &pins(), &mapping()).expect(&after);
+            gate(&before, &pins(), &mapping()).expect_err(&before);
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_reference_of_the_lock_stays() {
+        for manifests in [
+            // Bare words are images only where images are.
+            "name: redis\nlabels: {app: redis}\ncommand: [redis, nats]\na: b/c\nrepository: b/c\npath: docker.io/b/c\n",
+            "redis:8: x\n? q.io/a/b:1.2\n: y\n",
+            "# redis:8\na: =\nb: 010\n",
+            "a: [redis:80, 'redis:8-alpine', x/redis:8, redis:6379, q.io/a/b:1.20, q.io/a/b:1, r.io/a/b:1.2]\n",
+            "a: 'Redis:8'\nb: q.io/a/b\n",
+            "repository: b/c\ntag: v9\n",
+            "",
+        ] {
+            assert_eq!(rewritten(manifests), Rewritten { text: manifests.into(), changes: vec![] });
+            gate(manifests, &pins(), &mapping()).expect(manifests);
+        }
+    }
+
+    #[test]
+    fn changes_say_where_and_what() {
+        let changes =
+            rewritten("kind: Pod\nmetadata: {name: x}\nspec: {containers: [{image: redis:8}]}").changes;
+        let place = "Pod/x spec.containers[0].image".into();
+        assert_eq!(changes, [Change { place, from: "redis:8".into(), to: at_site("REDIS") }]);
+    }
+
+    #[test]
+    fn a_source_at_the_site_registry_is_rewritten_once() {
+        let pins = Pins::new([("site:5000/x:1".parse().expect("a reference"), digest(1))]);
+        let before = "containers: [{image: site:5000/x:1}]";
+        let once = rewrite(before, &pins, &mapping()).expect("once");
+        assert_eq!(
+            once.text,
+            before.replace("site:5000/x:1", &format!("{SITE}/site_5000/x:1@{}", digest(1)))
+        );
+        assert_eq!(rewrite(&once.text, &pins, &mapping()).expect("twice").text, once.text);
+        gate(&once.text, &pins, &mapping()).expect("nothing outside");
+    }
+
+    #[test]
+    fn the_gate_lists_what_points_outside() {
+        let (d1, d9) = (digest(1), digest(9));
+        for (manifests, said) in [
+            (
+                "containers: [{image: other}]".into(),
+                "not an image of this bundle:\n  document 1 containers[0].image: other",
+            ),
+            ("containers: [{image: '{{ x }}'}]".into(), "containers[0].image: {{ x }}"),
+            ("containers: [{image: r.io/redis:8}]".into(), "r.io/redis:8"),
+            ("containers: [{image: redis:9}]".into(), "redis:9"),
+            // At the site, but: no digest, another digest, another repository, outside the prefix.
+            (format!("containers: [{{image: {SITE}/docker.io/library/redis:8}}]"), "library/redis:8"),
+            (format!("containers: [{{image: '{SITE}/docker.io/library/redis:8@{d9}'}}]"), "library/redis:8@"),
+            (format!("containers: [{{image: '{SITE}/docker.io/library/nginx@{d1}'}}]"), "library/nginx@"),
+            (format!("containers: [{{image: 'site:5000/docker.io/library/redis@{d1}'}}]"), "library/redis@"),
+            // Left in a text that is not safe to rewrite.
+            ("a: '${REGISTRY}redis:8'".into(), "still the source's name:\n  document 1 a: redis:8"),
+            ("a: 'https://q.io/a/b:1.2'".into(), "a: q.io/a/b:1.2"),
+            ("a: 'x:redis:8'".into(), "a: redis:8"),
+        ] {
+            let error = gate(&manifests, &pins(), &mapping()).expect_err(&manifests);
+            assert!(error.to_string().contains(said), "{error}");
+            assert_eq!(error.kind(), crate::error::Kind::Trust);
+            assert!(error.hint_text().is_some());
+        }
+    }
+}

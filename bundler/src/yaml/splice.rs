@@ -107,12 +107,13 @@ fn is_plain(text: &str, in_flow: bool) -> bool {
 /// Whether `text` can stand in a plain scalar, at its start too.
 fn is_plain_part(text: &str, in_flow: bool) -> bool {
     // Indicators (YAML 1.2.2, section 5.3); of these, dash, question mark and colon may start a word.
-    !text.starts_with(|c| " ,[]{}#&*!|>'\"%@`".contains(c))
-        && !["- ", "? ", ": ", "--- ", "... "].iter().any(|bad| text.starts_with(bad))
-        && text.chars().all(|c| c.is_ascii_graphic() || c == ' ')
-        && !text.ends_with([' ', ':'])
-        && ![": ", " #", "  "].iter().any(|bad| text.contains(bad))
-        && !(in_flow && text.contains([',', '[', ']', '{', '}']))
+    let starts_otherwise = text.starts_with(|c| " ,[]{}#&*!|>'\"%@`".contains(c))
+        || ["- ", "? ", ": ", "--- ", "... "].iter().any(|bad| text.starts_with(bad));
+    let ends_early = text.ends_with([' ', ':'])
+        || [": ", " #", "  "].iter().any(|bad| text.contains(bad))
+        || (in_flow && text.contains([',', '[', ']', '{', '}']));
+    let is_printable = text.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    is_printable && !starts_otherwise && !ends_early
 }
 
 fn double_quoted(text: &str) -> String {

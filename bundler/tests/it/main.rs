@@ -1,0 +1,3 @@
+//! Tests against real parts: `cargo xtask test` sets them up and runs these.
+
+mod rewrite;

@@ -123,7 +123,7 @@ pub enum ImageError {
 }
 
 /// A content descriptor (image spec, "OCI Content Descriptors").
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     /// Media type of the content.
@@ -134,11 +134,23 @@ pub struct Descriptor {
     /// Size of the content in bytes.
     pub size: u64,
     /// In an index: what the child runs on.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     platform: Option<RawPlatform>,
 }
 
 impl Descriptor {
+    /// Of `content`.
+    #[must_use]
+    pub fn of(media_type: &str, content: &[u8]) -> Self {
+        Self::new(media_type, Digest::of(content), content.len() as u64)
+    }
+
+    /// Of content with this digest and size.
+    #[must_use]
+    pub fn new(media_type: &str, digest: Digest, size: u64) -> Self {
+        Self { media_type: media_type.into(), digest, size, platform: None }
+    }
+
     /// In an index: the child's platform. None for what isn't an image to run, such as a build attestation.
     #[must_use]
     pub fn platform(&self) -> Option<Platform> {
@@ -147,13 +159,13 @@ impl Descriptor {
 }
 
 /// `platform` in a descriptor, and the same fields in an image's config.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct RawPlatform {
     #[serde(default)]
     os: String,
     #[serde(default)]
     architecture: String,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     variant: Option<String>,
 }
 
@@ -296,6 +308,28 @@ pub fn derive_index(index: &[u8], keep: &[Digest]) -> Result<Vec<u8>, ImageError
         });
     }
     Ok(serde_json::to_vec(&document)?)
+}
+
+/// A manifest of our own making, for content that comes without one: the same input gives the same bytes.
+///
+/// # Errors
+/// None that can be caused by input.
+pub fn oci_manifest(
+    config: &Descriptor,
+    layers: &[Descriptor],
+    annotations: &BTreeMap<&str, &str>,
+) -> serde_json::Result<Vec<u8>> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Document<'a> {
+        schema_version: u32,
+        media_type: &'a str,
+        config: &'a Descriptor,
+        layers: &'a [Descriptor],
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        annotations: &'a BTreeMap<&'a str, &'a str>,
+    }
+    serde_json::to_vec(&Document { schema_version: 2, media_type: OCI_MANIFEST, config, layers, annotations })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod spec;
 
 pub mod archive;
 pub mod cache;
+pub mod chart;
 pub mod digest;
 pub mod error;
 pub mod format;

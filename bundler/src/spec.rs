@@ -283,7 +283,7 @@ impl Spec {
 }
 
 /// A path component as the distribution spec has it, without its repeated separators and underscores.
-fn check_name(what: &'static str, name: &str) -> Result<(), SpecError> {
+pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), SpecError> {
     let word =
         |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     if name.len() <= 64 && name.split(['.', '-']).all(word) {
@@ -293,7 +293,8 @@ fn check_name(what: &'static str, name: &str) -> Result<(), SpecError> {
     }
 }
 
-fn check_version(version: &str) -> Result<(), SpecError> {
+/// Letters and what a tag may have, and `+`.
+pub(crate) fn check_version(version: &str) -> Result<(), SpecError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-+".contains(&b);
     let starts = version.starts_with(|c: char| c.is_ascii_alphanumeric());
     if starts && version.len() <= 100 && version.bytes().all(plain) {

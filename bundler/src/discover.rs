@@ -6,8 +6,8 @@
 //! | certainty | what | `lock` |
 //! |---|---|---|
 //! | image | a pod spec's image, at any depth of any object; image volumes | takes it |
-//! | named | its key, flag or environment variable says `image`, or `registry`, `repository` and `tag` stand side by side | takes it |
-//! | possible | it has a registry's host, a path, and a tag or digest, or it is a bare word under a key that says `image` | reports it |
+//! | named | the value of a key, flag, variable or item: with a registry's host, a path, and a tag or digest; where the name ends with `image`, one of them is enough (`image: nats:2.10`); `registry`, `repository` and `tag` side by side | takes it |
+//! | possible | with host, path, and tag or digest, but in running text, a comment, a description or a Secret; a bare word under a name that ends with `image` | reports it |
 //!
 //! Text is looked at wherever it stands: args, commands, environment, annotations, custom resources, and files within
 //! ConfigMaps. Not looked at are keys, and what is encoded (a Secret's `data`).
@@ -48,7 +48,7 @@ impl Found {
 pub enum Certainty {
     /// A pod spec has it.
     Image,
-    /// What it is called says so.
+    /// It is the value of something, and complete enough for what that is called.
     Named,
     /// It looks like one.
     Possible,
@@ -74,8 +74,9 @@ pub fn discover(manifests: &str) -> Result<Vec<Found>> {
     mentions(&stream, |mention| {
         let certainty = match mention.role {
             Role::PodImage => Certainty::Image,
-            Role::Named => Certainty::Named,
-            Role::Likely => Certainty::Possible,
+            // No registry is asked for what stands in a Secret.
+            Role::Named if stream.text(mention.at.root, "kind") != Some("Secret") => Certainty::Named,
+            Role::Named | Role::Likely => Certainty::Possible,
             Role::Word | Role::Doubtful => return Ok(()),
         };
         match mention.text.parse() {
@@ -181,11 +182,17 @@ containers: [{image: ''}, {image: d}]
                 &["named q.io/a:1 @ document 1 command[2]"],
             ),
             ("args: ['--image-service=h:99', '--image-policy=x']", &[]),
-            ("args: ['--addr=q.io/a:1', '--addr=redis:6379']", &["possible q.io/a:1 @ document 1 args[0]"]),
+            ("args: ['--addr=q.io/a:1', '--addr=redis:6379']", &["named q.io/a:1 @ document 1 args[0]"]),
+            ("command: [sh, -c, 'pull q.io/a:1']", &["possible q.io/a:1 @ document 1 command[2]"]),
             // Environment variables.
             ("env: [{name: A_IMAGE, value: redis:8}]", &["named redis:8 @ document 1 env[0].value"]),
             ("env: [{value: q.io/a, name: A_IMAGE}]", &["named q.io/a @ document 1 env[0].value"]),
             ("env: [{name: HOST, value: redis:6379}]", &[]),
+            ("env: [{name: BUILDER, value: q.io/a:1}]", &["named q.io/a:1 @ document 1 env[0].value"]),
+            (
+                "env: [{name: IMAGES, value: 'a:1 b/c:2'}]",
+                &["named a:1 @ document 1 env[0].value", "named b/c:2 @ document 1 env[0].value"],
+            ),
             ("env: [{name: IMAGE_DIR, value: /var/lib}, {name: IMAGE_TAG, value: 'v1:2'}]", &[]),
             (
                 "env:\n- name: KAFKA_IMAGES\n  value: |\n    1=q.io/k:1\n    2=q.io/k:2\n",
@@ -222,7 +229,7 @@ containers: [{image: ''}, {image: d}]
                 "data: {c.json: '{\"image\":\"nats:2.10.10\",\"a\":\"b:1\"}'}",
                 &["named nats:2.10.10 @ document 1 data.c\\.json"],
             ),
-            ("data: {k: q.io/a/b:1}", &["possible q.io/a/b:1 @ document 1 data.k"]),
+            ("data: {k: q.io/a/b:1}", &["named q.io/a/b:1 @ document 1 data.k"]),
             (
                 "annotations: {images: \"- image: a/b:1\\n\"}",
                 &["named a/b:1 @ document 1 annotations.images"],
@@ -230,6 +237,17 @@ containers: [{image: ''}, {image: d}]
             (
                 "data: {k: 'docker://q.io/a:1, https://q.io/b:1 and x@q.io or q.io/c:1.'}",
                 &["possible q.io/a:1 @ document 1 data.k", "possible q.io/c:1 @ document 1 data.k"],
+            ),
+            (
+                "data: {c.yaml: \"# image: nats:2\\n#  x: q.io/a:1\\n\"}",
+                &[
+                    "possible nats:2 @ document 1 data.c\\.yaml",
+                    "possible q.io/a:1 @ document 1 data.c\\.yaml",
+                ],
+            ),
+            (
+                "image: {description: 'Such as: q.io/a:1'}",
+                &["possible q.io/a:1 @ document 1 image.description"],
             ),
             // What only looks like one.
             (

@@ -43,9 +43,9 @@ pub enum Spelling {
 pub enum Role {
     /// A pod spec's image, at any depth of any object: the kubelet pulls it.
     PodImage,
-    /// Its name says image, and it has a tag, a digest or a registry's host (the rule is at `named`).
+    /// It is the value of something, and complete enough for what that is called (the rule is at `role`).
     Named,
-    /// It has a registry's host, a path, and a tag or digest; or it is the bare value of a key that says image.
+    /// It is complete, but stands in running text; or it is the bare value of a key that says image.
     Likely,
     /// It has a tag or digest: `redis:8`, but so do `redis:6379` and `key:value`.
     Word,
@@ -79,9 +79,8 @@ pub fn mentions(stream: &Stream<'_>, mut visit: impl FnMut(Mention<'_>) -> Resul
         }
         for (range, certain) in pieces(value) {
             let text = &value[range.clone()];
-            let inner = inner_name(&value[..range.start]);
             let role = match certain {
-                true => role(text, inner, outer),
+                true => role(value, &range, outer),
                 false => has_version(text).then_some(Role::Doubtful),
             };
             if let Some(role) = role {
@@ -173,27 +172,27 @@ fn inner_name(before: &str) -> Option<&str> {
     (!name.is_empty() && (called.ends_with([':', '=']) || (is_flag && name.starts_with('-')))).then_some(name)
 }
 
-/// The role of a whole word.
-fn role(text: &str, inner: Option<&str>, outer: Option<&str>) -> Option<Role> {
-    let versioned = has_version(text);
-    if named(text, inner, outer) {
-        return Some(Role::Named);
-    }
-    match (versioned, has_host(text)) {
-        (true, true) => Some(Role::Likely),
-        (true, false) => Some(Role::Word),
-        (false, _) => inner.or(outer).is_some_and(ends_with_image).then_some(Role::Likely),
-    }
-}
-
-/// Whether a text's name makes it a reference. Where the name ends with `image` (`image`, `baseImage`,
-/// `--executor-image`, `KAFKA_IMAGES`), a tag, a digest or a registry's host is enough; where the name only contains it
-/// (`IMAGE_OPERATOR`, or `4.2.0` within `KAFKA_IMAGES`), it takes a host and a tag or digest, because settings such as
-/// `--image-service=localhost:99` are called so too.
-fn named(text: &str, inner: Option<&str>, outer: Option<&str>) -> bool {
+/// The role of a word, which is at `range` in a scalar's `value`; `outer` is what the scalar is called.
+///
+/// Where the name ends with `image` (`image`, `baseImage`, `--executor-image`, `KAFKA_IMAGES`), a tag, a digest or a
+/// registry's host is enough. Under any other name it takes a host and a tag or digest, because `--addr=redis:6379` and
+/// `--image-service=localhost:99` exist; and in running text, in a comment or a description, it is only likely.
+fn role(value: &str, range: &Range<usize>, outer: Option<&str>) -> Option<Role> {
+    let (before, text) = (&value[..range.start], &value[range.clone()]);
     let (versioned, has_host) = (has_version(text), has_host(text));
-    (inner.or(outer).is_some_and(ends_with_image) && (versioned || has_host))
-        || ([inner, outer].into_iter().flatten().any(contains_image) && versioned && has_host)
+    let inner = inner_name(before);
+    let says_image = inner.or(outer).is_some_and(ends_with_image);
+    let has_name = inner.is_some() || text.len() == value.len() || outer.is_some_and(contains_image);
+    let line = before.rsplit('\n').next().unwrap_or(before);
+    let is_remark = line.trim_start().starts_with('#') || outer == Some("description");
+    match (versioned, has_host) {
+        (true, true) if has_name && !is_remark => Some(Role::Named),
+        (true, true) => Some(Role::Likely),
+        (true, false) | (false, true) if says_image && !is_remark => Some(Role::Named),
+        _ if says_image => Some(Role::Likely),
+        (true, false) => Some(Role::Word),
+        (false, _) => None,
+    }
 }
 
 fn contains_image(name: &str) -> bool {

@@ -22,7 +22,7 @@ use files::{Budget, Tree};
 /// Media type of a chart's config: its metadata as JSON.
 const CONFIG: &str = "application/vnd.cncf.helm.config.v1+json";
 /// Media type of a packed chart.
-const CONTENT: &str = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
+pub const CONTENT: &str = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
 
 /// A chart as an OCI artifact: what `helm push` would make of it, without the time.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,17 +1,33 @@
 //! airlock, the air-gap bundle builder and offline installer, as a library.
+//!
+//! Data flows one way, through the stages:
+//!
+//! ```text
+//! bundle.toml ─lock─▶ images.lock ─plan─▶ layout ─build─▶ one tar │ ─verify─▶ push │ serve │ install
+//! ```
+//!
+//! [`verify::VerifiedBundle`], which is all that is pushed, served or installed.
 
+// Stages, in the order of the journey.
+pub mod spec;
 pub mod discover;
 pub mod lock;
+pub mod sign;
+pub mod verify;
+pub mod serve;
 pub mod rewrite;
-pub mod spec;
 
+// What stages share.
 pub mod archive;
+pub mod bundle;
 pub mod cache;
 pub mod chart;
 pub mod digest;
 pub mod error;
 pub mod format;
+pub mod helm;
 pub mod image;
+pub mod progress;
 pub mod reference;
 pub mod yaml;
 

@@ -1,0 +1,311 @@
+//! Keys: ECDSA P-256. Private ones in the file format of cosign: PKCS #8, in a NaCl secretbox whose key scrypt makes
+//! from a password (RFC 7914), as JSON in PEM.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use crypto_secretbox::aead::Aead as _;
+use crypto_secretbox::{KeyInit as _, XSalsa20Poly1305};
+use p256::pkcs8::{
+    DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _, LineEnding,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+
+/// PEM labels of private keys: what cosign writes now, and what it wrote before.
+const LABELS: [&str; 2] = ["ENCRYPTED SIGSTORE PRIVATE KEY", "ENCRYPTED COSIGN PRIVATE KEY"];
+const KDF: &str = "scrypt";
+const CIPHER: &str = "nacl/secretbox";
+/// Scrypt's cost for keys made here: 32 MiB for a moment. cosign's own keys cost 64 MiB; both take both.
+const SCRYPT: Params = Params { n: 1 << 15, r: 8, p: 1 };
+/// Highest scrypt cost that is taken, in bytes: a key file must not eat a machine's memory.
+const SCRYPT_CAP: u64 = 256 << 20;
+
+/// A private key.
+pub struct SigningKey(pub(super) p256::ecdsa::SigningKey);
+
+/// A public key.
+#[derive(Clone, Debug)]
+pub struct PublicKey(pub(super) p256::ecdsa::VerifyingKey);
+
+/// The JSON inside the PEM; fields in cosign's order.
+#[derive(Serialize, Deserialize)]
+struct Encrypted {
+    kdf: Kdf,
+    cipher: Cipher,
+    ciphertext: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kdf {
+    name: String,
+    params: Params,
+    salt: String,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Params {
+    #[serde(rename = "N")]
+    n: u64,
+    r: u32,
+    p: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Cipher {
+    name: String,
+    nonce: String,
+}
+
+impl SigningKey {
+    /// A new key, from the system's randomness.
+    ///
+    /// # Errors
+    /// When the system gives none.
+    pub fn generate() -> Result<Self> {
+        loop {
+            let bytes: [u8; 32] = random()?;
+            // All but one in 2^32 numbers are a key.
+            if let Ok(key) = p256::ecdsa::SigningKey::from_slice(&bytes) {
+                return Ok(Self(key));
+            }
+        }
+    }
+
+    /// Its public half.
+    #[must_use]
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey(*self.0.verifying_key())
+    }
+
+    /// The key file.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn to_cosign_pem(&self, password: &[u8]) -> Result<String> {
+        let doing = "encrypting the private key";
+        let der =
+            p256::SecretKey::from(&self.0).to_pkcs8_der().map_err(|e| Error::input(doing, e.to_string()))?;
+        let (salt, nonce): ([u8; 32], [u8; 24]) = (random()?, random()?);
+        let sealed = secretbox(password, &salt, SCRYPT)?
+            .encrypt(&nonce.into(), der.as_bytes())
+            .map_err(|e| Error::input(doing, e.to_string()))?;
+        let encrypted = Encrypted {
+            kdf: Kdf { name: KDF.into(), params: SCRYPT, salt: BASE64.encode(salt) },
+            cipher: Cipher { name: CIPHER.into(), nonce: BASE64.encode(nonce) },
+            ciphertext: BASE64.encode(sealed),
+        };
+        let json = serde_json::to_vec(&encrypted).map_err(|e| Error::input(doing, e))?;
+        let text = BASE64.encode(json);
+        let mut pem = format!("-----BEGIN {}-----\n", LABELS[0]);
+        for line in text.as_bytes().chunks(64) {
+            pem.push_str(&String::from_utf8_lossy(line));
+            pem.push('\n');
+        }
+        Ok(format!("{pem}-----END {}-----\n", LABELS[0]))
+    }
+
+    /// Reads a key file of ours or cosign's.
+    ///
+    /// # Errors
+    /// When it is none, is of another kind, or the password is wrong.
+    pub fn from_cosign_pem(pem: &str, password: &[u8]) -> Result<Self> {
+        let doing = "opening the private key";
+        let refuse = |why: &str| {
+            Error::input(doing, why.to_string()).hint("make a key pair with `airlock keys generate`")
+        };
+        let json = unwrap_pem(pem).ok_or_else(|| refuse("the file is no cosign private key"))?;
+        let encrypted: Encrypted = serde_json::from_slice(&json).map_err(|e| refuse(&e.to_string()))?;
+        if encrypted.kdf.name != KDF || encrypted.cipher.name != CIPHER {
+            return Err(refuse(&format!(
+                "it is locked with {} and {}",
+                encrypted.kdf.name, encrypted.cipher.name
+            )));
+        }
+        let decode = |text: &str| BASE64.decode(text).map_err(|e| refuse(&e.to_string()));
+        let nonce: [u8; 24] =
+            decode(&encrypted.cipher.nonce)?.try_into().map_err(|_| refuse("its nonce is not 24 bytes"))?;
+        let cipher = secretbox(password, &decode(&encrypted.kdf.salt)?, encrypted.kdf.params)?;
+        let der = cipher.decrypt(&nonce.into(), decode(&encrypted.ciphertext)?.as_slice()).map_err(|_| {
+            Error::input(doing, "the password is wrong, or the file damaged")
+                .hint("give the password in a file with --password-file, or in AIRLOCK_PASSWORD")
+        })?;
+        let key =
+            p256::SecretKey::from_pkcs8_der(&der).map_err(|_| refuse("it is not an ECDSA P-256 key"))?;
+        Ok(Self(key.into()))
+    }
+}
+
+impl PublicKey {
+    /// Reads a PEM file with a public key (SubjectPublicKeyInfo, RFC 5280).
+    ///
+    /// # Errors
+    /// When it is none, or not ECDSA P-256.
+    pub fn from_pem(pem: &str) -> Result<Self> {
+        if pem.contains("PRIVATE KEY") {
+            return Err(Error::input("opening the public key", "this is a private key")
+                .hint("give the .pub file; and keep the private one off sites"));
+        }
+        p256::ecdsa::VerifyingKey::from_public_key_pem(pem.trim()).map(Self).map_err(|e| {
+            Error::input(
+                "opening the public key",
+                format!("it is not an ECDSA P-256 public key in PEM ({e})"),
+            )
+            .hint("give the .pub file that `airlock keys generate` or `cosign generate-key-pair` made")
+        })
+    }
+
+    /// The PEM file.
+    ///
+    /// # Errors
+    /// None that can be caused by input.
+    pub fn to_pem(&self) -> Result<String> {
+        self.0
+            .to_public_key_pem(LineEnding::LF)
+            .map_err(|e| Error::input("writing the public key", e.to_string()))
+    }
+
+    /// What the key is called: SHA-256 of its SubjectPublicKeyInfo (DER), in hexadecimal digits.
+    #[must_use]
+    pub fn key_id(&self) -> String {
+        // A point on the curve always has an encoding.
+        self.0.to_public_key_der().map(|der| Digest::of(der.as_bytes()).hex()).unwrap_or_default()
+    }
+}
+
+/// Writes `NAME.key`, readable by its owner only, and `NAME.pub` into `directory`.
+///
+/// # Errors
+/// When one of them is there already, or can't be written; no half of a pair is left.
+pub fn write_key_pair(
+    directory: &Path,
+    name: &str,
+    key: &SigningKey,
+    password: &[u8],
+) -> Result<(PathBuf, PathBuf)> {
+    let (private, public) = (directory.join(format!("{name}.key")), directory.join(format!("{name}.pub")));
+    let (secret, open) = (key.to_cosign_pem(password)?, key.public_key().to_pem()?);
+    create(&private, 0o600, &secret)?;
+    if let Err(error) = create(&public, 0o644, &open) {
+        // Made a moment ago by us, and worth nothing alone.
+        let _ = std::fs::remove_file(&private);
+        return Err(error);
+    }
+    Ok((private, public))
+}
+
+fn create(path: &Path, mode: u32, text: &str) -> Result<()> {
+    let writing = |e: std::io::Error| {
+        let hint = match e.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                "keys are never overwritten: choose another --name or --output-dir"
+            }
+            _ => "choose a directory that exists and is writable with --output-dir",
+        };
+        Error::input(format!("writing key {}", path.display()), e).hint(hint)
+    };
+    let mut file = File::options().write(true).create_new(true).mode(mode).open(path).map_err(writing)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|e| {
+        let _ = std::fs::remove_file(path);
+        writing(e)
+    })
+}
+
+/// The bytes in a PEM block with one of [`LABELS`].
+fn unwrap_pem(pem: &str) -> Option<Vec<u8>> {
+    LABELS.iter().find_map(|label| {
+        let (_, rest) = pem.split_once(&format!("-----BEGIN {label}-----"))?;
+        let (body, _) = rest.split_once(&format!("-----END {label}-----"))?;
+        BASE64.decode(body.split_ascii_whitespace().collect::<String>()).ok()
+    })
+}
+
+fn secretbox(password: &[u8], salt: &[u8], params: Params) -> Result<XSalsa20Poly1305> {
+    let refuse = |why: String| Error::input("opening the private key", why);
+    let Params { n, r, p } = params;
+    // RFC 7914: N is a power of two; memory is 128 * N * r bytes, and time grows with p.
+    let memory = n.saturating_mul(128).saturating_mul(u64::from(r));
+    if !n.is_power_of_two() || n < 2 || memory > SCRYPT_CAP || p > 16 {
+        return Err(refuse(format!("its scrypt parameters N={n} r={r} p={p} are not taken")));
+    }
+    let params = scrypt::Params::new(n.trailing_zeros() as u8, r, p).map_err(|e| refuse(e.to_string()))?;
+    let mut key = [0; 32];
+    scrypt::scrypt(password, salt, &params, &mut key).map_err(|e| refuse(e.to_string()))?;
+    Ok(XSalsa20Poly1305::new(&key.into()))
+}
+
+fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| Error::input("asking the system for randomness", e.to_string()))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_file_opens_with_its_password_only() {
+        let key = SigningKey::generate().expect("a key");
+        let pem = key.to_cosign_pem(b"secret").expect("a key file");
+        let again = SigningKey::from_cosign_pem(&pem, b"secret").expect("the key");
+        assert_eq!(again.public_key().key_id(), key.public_key().key_id());
+        let wrong = SigningKey::from_cosign_pem(&pem, b"Secret").err().expect("a wrong password");
+        assert!(wrong.to_string().contains("password is wrong"), "{wrong}");
+        let old = pem.replace(LABELS[0], LABELS[1]);
+        assert!(SigningKey::from_cosign_pem(&old, b"secret").is_ok());
+    }
+
+    #[test]
+    fn key_files_that_would_eat_the_machine_are_refused() {
+        let pem = SigningKey::generate().expect("a key").to_cosign_pem(b"x").expect("a key file");
+        let json = String::from_utf8(unwrap_pem(&pem).expect("PEM")).expect("JSON");
+        for (n, r, p) in [
+            ("1099511627776", "8", "1"),
+            ("32768", "4294967295", "1"),
+            ("32768", "8", "1000"),
+            ("32767", "8", "1"),
+            ("0", "8", "1"),
+            ("1", "8", "1"),
+            ("32768", "0", "1"),
+        ] {
+            let params = format!("{{\"N\":{n},\"r\":{r},\"p\":{p}}}");
+            let bad = json.replace(r#"{"N":32768,"r":8,"p":1}"#, &params);
+            assert_ne!(bad, json);
+            let pem = format!("-----BEGIN {0}-----\n{1}\n-----END {0}-----\n", LABELS[0], BASE64.encode(bad));
+            assert!(SigningKey::from_cosign_pem(&pem, b"x").is_err(), "{params}");
+        }
+    }
+
+    #[test]
+    fn public_keys_are_read_and_others_refused() {
+        let key = SigningKey::generate().expect("a key").public_key();
+        let pem = key.to_pem().expect("PEM");
+        assert_eq!(PublicKey::from_pem(&pem).expect("the key").key_id(), key.key_id());
+        // Ed25519, from RFC 8410.
+        let ed25519 = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+        for text in ["", "hello", ed25519, &pem.replace("PUBLIC", "PRIVATE")] {
+            assert!(PublicKey::from_pem(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn key_pairs_are_never_overwritten() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let key = SigningKey::generate().expect("a key");
+        write_key_pair(dir.path(), "a", &key, b"x").expect("a pair");
+        let before = std::fs::read(dir.path().join("a.key")).expect("the key");
+        assert!(write_key_pair(dir.path(), "a", &key, b"x").is_err());
+        assert_eq!(before, std::fs::read(dir.path().join("a.key")).expect("the key"));
+        std::fs::write(dir.path().join("b.pub"), "mine").expect("a file");
+        assert!(write_key_pair(dir.path(), "b", &key, b"x").is_err());
+        assert!(!dir.path().join("b.key").exists());
+    }
+}

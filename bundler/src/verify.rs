@@ -1,0 +1,370 @@
+//! `airlock verify`: the only maker of a [`VerifiedBundle`], the only thing that is served, pushed or installed.
+//!
+//! *Verified* means: a trusted signature over `airlock.json`, a sound structure, every manifest, config and chart
+//! hashed, and every digest that they name there. Layers and files are hashed by [`VerifiedBundle::check_all`], or
+//! while they are first read from start to end, the last bytes held back until the digest is right.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::Stream;
+
+use crate::archive::Placed;
+use crate::bundle::Bundle;
+use crate::digest::{Digest, Hasher};
+use crate::error::{Error, Result};
+use crate::format::{self, Image, METADATA_CAP, Manifest, blob_path};
+use crate::image::{self, ImageManifest, Parsed};
+use crate::progress::Progress;
+use crate::sign::{self, PublicKey};
+
+/// How much is read at a time, in bytes.
+const CHUNK: u64 = 256 << 10;
+
+/// Whose signature counts.
+#[derive(Debug)]
+pub enum Trust {
+    /// Any of these keys.
+    Keys(Vec<PublicKey>),
+    /// Nobody's: `--insecure-skip-verify`. Structure and digests are checked all the same.
+    InsecureSkipVerify,
+}
+
+/// A bundle whose signature, structure and small blobs are checked.
+#[derive(Debug)]
+pub struct VerifiedBundle {
+    bundle: Bundle,
+    blobs: HashMap<Digest, Blob>,
+    signer: Option<String>,
+}
+
+#[derive(Debug)]
+struct Blob {
+    placed: Placed,
+    /// Its content was hashed, and was right.
+    checked: AtomicBool,
+}
+
+impl Bundle {
+    /// Checks signature, structure and every small blob.
+    ///
+    /// # Errors
+    /// Of kind [`crate::Kind::Trust`], whatever does not hold.
+    pub fn verify(self, trust: &Trust) -> Result<VerifiedBundle> {
+        let signer = match trust {
+            Trust::Keys(keys) => {
+                let verifying = || format!("verifying bundle {}", self.path().display());
+                Some(
+                    sign::verify(self.signature(), self.manifest_bytes(), keys)
+                        .map_err(|e| e.within(verifying()))?,
+                )
+            }
+            Trust::InsecureSkipVerify => None,
+        };
+        let mut blobs = HashMap::new();
+        // The first two entries are the manifest and its signature.
+        for (placed, listed) in self.layout().entries[2..].iter().zip(&self.manifest().entries) {
+            let blob = Blob { placed: placed.clone(), checked: AtomicBool::new(false) };
+            blobs.insert(listed.sha256.0, blob);
+        }
+        let verified = VerifiedBundle { bundle: self, blobs, signer };
+        verified.check_small()?;
+        Ok(verified)
+    }
+}
+
+impl VerifiedBundle {
+    /// What it holds.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        self.bundle.manifest()
+    }
+
+    /// The bundle itself.
+    #[must_use]
+    pub fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
+    /// Id of the key that signed it; none if that was not checked.
+    #[must_use]
+    pub fn signer(&self) -> Option<&str> {
+        self.signer.as_deref()
+    }
+
+    /// Size of a blob in bytes, if it is in the bundle.
+    #[must_use]
+    pub fn size(&self, digest: &Digest) -> Option<u64> {
+        self.blobs.get(digest).map(|blob| blob.placed.entry.size)
+    }
+
+    /// A manifest, config or other small blob, its digest checked.
+    ///
+    /// # Errors
+    /// When it is not there, too large to be held in memory, or not what its digest says.
+    pub fn small(&self, digest: &Digest) -> Result<Bytes> {
+        let blob = self.blob(digest)?;
+        let size = blob.placed.entry.size;
+        if size > METADATA_CAP {
+            return Err(self.refuse(format!("{digest} is too large for a manifest or config: {size} bytes")));
+        }
+        let mut content = vec![0; size as usize];
+        self.bundle.read_at(&mut content, blob.placed.content_at)?;
+        if Digest::of(&content) != *digest {
+            return Err(self.corrupt(digest));
+        }
+        blob.checked.store(true, Ordering::Relaxed);
+        Ok(content.into())
+    }
+
+    /// Reads an image's manifest or index.
+    ///
+    /// # Errors
+    /// As [`Self::small`], and when it is not one.
+    pub fn parse(&self, digest: &Digest, media_type: &str) -> Result<Parsed> {
+        image::parse(media_type, &self.small(digest)?).map_err(|e| self.refuse(format!("{digest}: {e}")))
+    }
+
+    /// Hashes a blob from start to end, unless that was done before. Blocks.
+    ///
+    /// # Errors
+    /// When it is not there or not what its digest says.
+    pub fn check(&self, digest: &Digest, progress: &dyn Progress) -> Result<()> {
+        let blob = self.blob(digest)?;
+        if blob.checked.load(Ordering::Relaxed) {
+            progress.advance(blob.placed.entry.size);
+            return Ok(());
+        }
+        self.read(digest, |chunk| {
+            progress.advance(chunk.len() as u64);
+            Ok(())
+        })
+    }
+
+    /// Hands a blob to `take`, a chunk at a time, and hashes it on the way: what was taken counts only if this ends
+    /// well. Blocks.
+    ///
+    /// # Errors
+    /// When it is not there or not what its digest says, and what `take` says.
+    pub fn read(&self, digest: &Digest, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let blob = self.blob(digest)?;
+        let (mut at, end) = (blob.placed.content_at, blob.placed.content_at + blob.placed.entry.size);
+        let mut buffer = vec![0; CHUNK.min(blob.placed.entry.size) as usize];
+        let mut hasher = Hasher::default();
+        while at < end {
+            let part = &mut buffer[..CHUNK.min(end - at) as usize];
+            self.bundle.read_at(part, at)?;
+            hasher.update(part);
+            take(part)?;
+            at += part.len() as u64;
+        }
+        if hasher.finish() != *digest {
+            return Err(self.corrupt(digest));
+        }
+        blob.checked.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Hashes every entry, on all cores, in the order of the file. Blocks.
+    ///
+    /// # Errors
+    /// The first entry that is not what its digest says.
+    pub fn check_all(&self, progress: &dyn Progress) -> Result<()> {
+        let entries = &self.manifest().entries;
+        progress.begin("checking", entries.iter().map(|e| e.size).sum());
+        let next = AtomicUsize::new(0);
+        let failure = Mutex::new(None);
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while let Some(entry) = entries.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if let Err(error) = self.check(&entry.sha256.0, progress) {
+                            next.store(entries.len(), Ordering::Relaxed);
+                            failure
+                                .lock()
+                                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                                .get_or_insert(error);
+                        }
+                    }
+                });
+            }
+        });
+        progress.end();
+        failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    /// `length` bytes of a blob from `start`, as they are read. A blob that was not checked yet is hashed on the way
+    /// if all of it is asked for, its last chunk held back until the digest is right; else before.
+    pub fn stream(
+        self: &Arc<Self>,
+        digest: Digest,
+        start: u64,
+        length: u64,
+    ) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
+        let read = Read {
+            bundle: Arc::clone(self),
+            digest,
+            at: start,
+            end: start + length,
+            hasher: None,
+            started: false,
+        };
+        futures_util::stream::try_unfold(read, |mut read| async move {
+            let step = tokio::task::spawn_blocking(move || {
+                let chunk = read.next()?;
+                Ok(chunk.map(|chunk| (chunk, read)))
+            });
+            step.await.unwrap_or_else(|e| Err(Error::input("reading the bundle", e)))
+        })
+    }
+
+    /// Everything small, and that whatever it names is there with the size it says.
+    fn check_small(&self) -> Result<()> {
+        let manifest = self.manifest();
+        for entry in &manifest.entries {
+            if !entry.path.starts_with("blobs/") {
+                self.small(&entry.sha256.0)?;
+            }
+        }
+        for image in &manifest.images {
+            self.check_image(image)?;
+        }
+        let artifacts =
+            manifest.charts.iter().map(|c| c.digest).chain(manifest.files.iter().map(|f| f.manifest));
+        for artifact in artifacts {
+            self.check_manifest(&artifact)?;
+        }
+        let silent = crate::progress::Silent;
+        for chart in &manifest.charts {
+            for layer in self.check_manifest(&chart.digest)?.layers {
+                self.check(&layer.digest, &silent)?;
+            }
+            for values in &chart.values {
+                self.small(values)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_image(&self, image: &Image) -> Result<()> {
+        let mut used = BTreeSet::new();
+        match self.parse(&image.digest, &image.media_type)? {
+            Parsed::Manifest(_) => {
+                used.insert(image.digest);
+                self.check_manifest(&image.digest)?;
+            }
+            Parsed::Index(index) => {
+                for child in &index.manifests {
+                    used.insert(child.digest);
+                    self.check_manifest(&child.digest)?;
+                }
+            }
+        }
+        let stray =
+            |digest: &Digest| self.refuse(format!("image {}: {digest} is not part of it", image.reference));
+        image.platforms.values().find(|d| !used.contains(*d)).map_or(Ok(()), |d| Err(stray(d)))?;
+        let Some(upstream) = &image.upstream else { return Ok(()) };
+        let Parsed::Index(index) = self.parse(upstream, image::OCI_INDEX)? else {
+            return Err(stray(upstream));
+        };
+        let children: BTreeSet<_> = index.manifests.iter().map(|d| d.digest).collect();
+        used.difference(&children).next().map_or(Ok(()), |d| Err(stray(d)))
+    }
+
+    fn check_manifest(&self, digest: &Digest) -> Result<ImageManifest> {
+        let Parsed::Manifest(manifest) = self.parse(digest, image::OCI_MANIFEST)? else {
+            return Err(self.refuse(format!("{digest} is not an image manifest")));
+        };
+        for part in manifest.layers.iter().chain([&manifest.config]) {
+            match self.size(&part.digest) {
+                Some(size) if size == part.size => {}
+                Some(size) => {
+                    return Err(self.refuse(format!(
+                        "{} has {size} bytes, and {digest} says {}",
+                        part.digest, part.size
+                    )));
+                }
+                None => return Err(self.refuse(format!("{}, which {digest} needs, is missing", part.digest))),
+            }
+        }
+        self.small(&manifest.config.digest)?;
+        Ok(manifest)
+    }
+
+    fn blob(&self, digest: &Digest) -> Result<&Blob> {
+        self.blobs.get(digest).ok_or_else(|| self.refuse(format!("{digest} is missing")))
+    }
+
+    fn corrupt(&self, digest: &Digest) -> Error {
+        self.refuse(format!("the content of {} is not what its digest says", blob_path(digest)))
+            .hint("the file is damaged: copy it again from the connected side")
+    }
+
+    fn refuse(&self, why: String) -> Error {
+        Error::trust(format!("checking bundle {}", self.bundle.path().display()), why)
+    }
+}
+
+/// A blob being read.
+struct Read {
+    bundle: Arc<VerifiedBundle>,
+    digest: Digest,
+    at: u64,
+    end: u64,
+    /// There while the blob is hashed on the way.
+    hasher: Option<Hasher>,
+    started: bool,
+}
+
+impl Read {
+    fn next(&mut self) -> Result<Option<Bytes>> {
+        let blob = self.bundle.blob(&self.digest)?;
+        let size = blob.placed.entry.size;
+        if !self.started {
+            self.started = true;
+            if !blob.checked.load(Ordering::Relaxed) {
+                if self.at == 0 && self.end == size && size > 0 {
+                    self.hasher = Some(Hasher::default());
+                } else {
+                    self.bundle.check(&self.digest, &crate::progress::Silent)?;
+                }
+            }
+        }
+        if self.at >= self.end.min(size) {
+            return Ok(None);
+        }
+        let mut chunk = vec![0; CHUNK.min(self.end.min(size) - self.at) as usize];
+        self.bundle.bundle.read_at(&mut chunk, blob.placed.content_at + self.at)?;
+        self.at += chunk.len() as u64;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&chunk);
+            if self.at == size {
+                if self.hasher.take().map(Hasher::finish) != Some(self.digest) {
+                    return Err(self.bundle.corrupt(&self.digest));
+                }
+                blob.checked.store(true, Ordering::Relaxed);
+            }
+        }
+        Ok(Some(chunk.into()))
+    }
+}
+
+/// A chart's packed content.
+///
+/// # Errors
+/// When the chart's manifest doesn't have exactly one layer.
+pub fn chart_content(bundle: &VerifiedBundle, chart: &format::Chart) -> Result<Digest> {
+    let manifest = bundle.check_manifest(&chart.digest)?;
+    match manifest.layers.as_slice() {
+        [layer] => Ok(layer.digest),
+        // Helm may put a provenance file beside the chart.
+        layers => layers
+            .iter()
+            .find(|l| l.media_type == crate::chart::CONTENT)
+            .map(|l| l.digest)
+            .ok_or_else(|| bundle.refuse(format!("chart {} has no content", chart.name))),
+    }
+}

@@ -29,6 +29,7 @@ pub mod helm;
 pub mod image;
 pub mod progress;
 pub mod reference;
+pub mod registry;
 pub mod yaml;
 
 pub use error::{Error, Kind, Result};

@@ -1,0 +1,206 @@
+//! Why an exchange over HTTP failed, in words for a person.
+
+use std::error::Error as StdError;
+use std::fmt::Write as _;
+use std::io;
+use std::time::Duration;
+
+use reqwest::{Response, StatusCode, Url};
+use serde::Deserialize;
+
+use crate::error::Error;
+
+/// Most that is read of an answer that says what went wrong.
+pub(super) const ANSWER_CAP: u64 = 16 << 10;
+/// Most characters of a registry's own words that are shown.
+const WORDS_CAP: usize = 300;
+
+/// Why an exchange failed. Holds no URL with its query: presigned URLs are secrets.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// No connection, or it broke.
+    #[error(transparent)]
+    Http(reqwest::Error),
+    /// Connected, then silence.
+    #[error("no data for {} s", .0.as_secs_f32())]
+    Idle(Duration),
+    /// More than is sensible for what was asked.
+    #[error("the answer is larger than {0} bytes")]
+    TooLarge(u64),
+    /// An answer, but not the one that was asked for.
+    #[error("{0}")]
+    Status(StatusCode, String),
+    /// An answer that breaks the protocol.
+    #[error("{0}")]
+    Protocol(String),
+}
+
+impl From<reqwest::Error> for Failure {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Http(error.without_url())
+    }
+}
+
+/// What kind of failure to connect it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The certificate is signed by nobody we know.
+    UnknownIssuer,
+    /// Another fault of the certificate: its name, its dates.
+    Certificate,
+    /// The other side does not speak TLS.
+    NotTls,
+    /// The name has no address.
+    Dns,
+    /// Any other failure to connect.
+    Connect,
+    /// Something after the connection stood.
+    Other,
+}
+
+impl Failure {
+    /// What kind of failure to connect it is.
+    pub fn cause(&self) -> Cause {
+        let Self::Http(error) = self else { return Cause::Other };
+        if !error.is_connect() {
+            return Cause::Other;
+        }
+        let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+        while let Some(error) = next {
+            if let Some(cause) = connect_cause(error) {
+                return cause;
+            }
+            next = error.source();
+        }
+        Cause::Connect
+    }
+
+    /// Whether the same request may go better a moment later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Http(error) => {
+                !error.is_builder() && matches!(self.cause(), Cause::Connect | Cause::Dns | Cause::Other)
+            }
+            Self::Idle(_) => true,
+            Self::TooLarge(_) | Self::Status(..) | Self::Protocol(_) => false,
+        }
+    }
+
+    /// The failure of `action` at `url`, with what to do about it.
+    pub fn during(self, action: &str, url: &Url, proxied: bool) -> Error {
+        let host = authority(url);
+        let hint = match (&self, self.cause()) {
+            (Self::Status(StatusCode::NOT_FOUND, _), _) => {
+                Some(format!("{host} does not have it: check the spelling of the name and the tag"))
+            }
+            (Self::Status(StatusCode::TOO_MANY_REQUESTS, _), _) => {
+                Some(format!("{host} limits how often it is asked: wait, log in, or use a mirror"))
+            }
+            (_, Cause::UnknownIssuer) => {
+                Some(format!("if {host} has a CA of its own, give its certificate with --ca-file"))
+            }
+            (_, Cause::NotTls) => {
+                Some(format!("if {host} really speaks plain HTTP, say so with --plain-http {host}"))
+            }
+            (_, Cause::Connect | Cause::Dns) if proxied => Some(format!(
+                "the environment sets a proxy; hosts named in NO_PROXY are asked directly ({host})"
+            )),
+            (_, Cause::Dns) => Some(format!("check the spelling of {host}, and this machine's name servers")),
+            _ => None,
+        };
+        let error = Error::network(action, self);
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
+fn connect_cause(error: &(dyn StdError + 'static)) -> Option<Cause> {
+    use rustls::CertificateError::UnknownIssuer;
+    if let Some(io) = error.downcast_ref::<io::Error>() {
+        // TLS's own error sits inside, where `source()` steps over it.
+        if let Some(inner) = io.get_ref()
+            && let Some(cause) = connect_cause(inner)
+        {
+            return Some(cause);
+        }
+        // What servers do to a TLS greeting that they can't read.
+        let hung_up = matches!(io.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
+        return hung_up.then_some(Cause::NotTls);
+    }
+    match error.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::InvalidCertificate(UnknownIssuer)) => Some(Cause::UnknownIssuer),
+        Some(rustls::Error::InvalidCertificate(_)) => Some(Cause::Certificate),
+        Some(rustls::Error::InvalidMessage(_)) => Some(Cause::NotTls),
+        // The connector's error type is private; this is the whole of its text.
+        _ => (error.to_string() == "dns error").then_some(Cause::Dns),
+    }
+}
+
+/// What a registry answers when it refuses (distribution spec, "Error Codes").
+#[derive(Deserialize)]
+struct Answer {
+    errors: Vec<AnswerError>,
+}
+
+#[derive(Deserialize)]
+struct AnswerError {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: Option<String>,
+}
+
+/// The failure that an answer with an unwanted status is. `asked` is where the request went at first.
+pub(super) fn status(response: &Response, body: &[u8], asked: &Url) -> Failure {
+    let status = response.status();
+    let mut text = status.to_string();
+    if response.url().origin() != asked.origin() {
+        let _ = write!(text, " from {}", response.url().origin().ascii_serialization());
+    }
+    if let Some(words) = own_words(body) {
+        let _ = write!(text, ": {words}");
+    }
+    Failure::Status(status, text)
+}
+
+/// The registry's own code and message, safe to print.
+fn own_words(body: &[u8]) -> Option<String> {
+    let answer: Answer = serde_json::from_slice(body).ok()?;
+    let words: Vec<String> = answer
+        .errors
+        .iter()
+        .map(|error| match &error.message {
+            Some(message) if !message.is_empty() => format!("{}: {message}", error.code),
+            _ => error.code.clone(),
+        })
+        .collect();
+    Some(printable(&words.join("; "))).filter(|words| !words.is_empty())
+}
+
+/// Foreign text for a terminal: without control characters, and short.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(WORDS_CAP).collect()
+}
+
+/// `HOST[:PORT]` of a URL.
+pub(super) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.into(), |port| format!("{host}:{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registrys_words_are_made_safe() {
+        let body = br#"{"errors":[{"code":"DENIED","message":"no\u001b[31m way\n"},{"code":"X"}]}"#;
+        assert_eq!(own_words(body).as_deref(), Some("DENIED: no[31m way; X"));
+        assert_eq!(own_words(b"<html>"), None);
+        assert_eq!(own_words(br#"{"errors":[]}"#), None);
+        let long = format!(r#"{{"errors":[{{"code":"{}"}}]}}"#, "x".repeat(9999));
+        assert_eq!(own_words(long.as_bytes()).map(|w| w.len()), Some(WORDS_CAP));
+    }
+}

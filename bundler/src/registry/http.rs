@@ -1,0 +1,324 @@
+//! The one HTTP client: TLS, proxies, redirects, retries, and a limit on silence instead of on time.
+//!
+//! Threat model: the other side may send anything, for ever, or nothing. Every body is capped or handed on piece by
+//! piece, every wait ends, and credentials stay with the origin that they were meant for.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::{Method, NoProxy, Proxy, Response, StatusCode, Url};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+use super::failure::{self, Failure};
+use crate::error::{Error, Result};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Tries of a request that may be repeated.
+const TRIES: u32 = 3;
+const FIRST_BACK_OFF: Duration = Duration::from_millis(250);
+/// Longest wait that a server may ask for (RFC 9110, `Retry-After`).
+const RETRY_AFTER_CAP: Duration = Duration::from_secs(20);
+const REDIRECTS: usize = 5;
+/// Hosts that no proxy can reach for us.
+const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
+
+/// A request that can be made more than once.
+#[derive(Clone)]
+pub(super) struct Call {
+    pub method: Method,
+    pub url: Url,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Call {
+    /// A request without body and headers.
+    pub fn new(method: Method, url: Url) -> Self {
+        Self { method, url, headers: HeaderMap::new(), body: Bytes::new() }
+    }
+}
+
+/// The client with its limits.
+pub(super) struct Http {
+    client: reqwest::Client,
+    /// Longest silence of the other side.
+    pub idle: Duration,
+    proxies: Proxies,
+}
+
+impl Http {
+    /// Reads CA files and the environment's proxies; connects nowhere.
+    pub fn new(ca_files: &[PathBuf], idle: Duration) -> Result<Self> {
+        let proxies = Proxies::read(|name| std::env::var(name).ok());
+        // HTTP/1.1 (no ALPN): parallel transfers then each have a connection of their own, with its back pressure.
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls(ca_files)?)
+            .http1_only()
+            .user_agent(concat!("airlock/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            // Known without asking a name server (RFC 6761, 6.3): there may be neither one nor /etc/hosts.
+            .resolve_to_addrs(
+                "localhost",
+                &[(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()],
+            )
+            .no_proxy();
+        for proxy in proxies.build()? {
+            builder = builder.proxy(proxy);
+        }
+        let client = builder.build().map_err(|e| Error::input("setting up the HTTP client", e))?;
+        Ok(Self { client, idle, proxies })
+    }
+
+    /// Whether requests to `url` go through a proxy, as far as hints need to know.
+    pub fn is_proxied(&self, url: &Url) -> bool {
+        !is_loopback(url.host_str().unwrap_or_default()) && self.proxies.is_set(url.scheme())
+    }
+
+    /// Makes a request that may be repeated, following redirects, up to the head of the last answer.
+    pub async fn send(&self, call: &Call) -> Result<Response, Failure> {
+        let mut back_off = FIRST_BACK_OFF;
+        for _ in 1..TRIES {
+            let wait = match self.follow(call).await {
+                Ok(response) if is_overloaded(response.status()) => retry_after(response.headers()),
+                Err(failure) if failure.is_transient() => {
+                    tracing::debug!(url = %shown(&call.url), %failure, "retrying");
+                    None
+                }
+                outcome => return outcome,
+            };
+            tokio::time::sleep(wait.unwrap_or(back_off)).await;
+            back_off *= 4;
+        }
+        self.follow(call).await
+    }
+
+    /// Follows redirects of GET and HEAD. Another origin gets no credentials, and nothing leads from TLS out of it.
+    async fn follow(&self, call: &Call) -> Result<Response, Failure> {
+        let mut url = call.url.clone();
+        let mut headers = call.headers.clone();
+        for _ in 0..=REDIRECTS {
+            let request = self.client.request(call.method.clone(), url.clone()).headers(headers.clone());
+            let response = self.once(request.body(call.body.clone())).await?;
+            let safe = matches!(call.method, Method::GET | Method::HEAD);
+            if !(safe && response.status().is_redirection()) {
+                return Ok(response);
+            }
+            let Some(next) = location(&response)? else { return Ok(response) };
+            if next.origin() != url.origin() {
+                headers.remove(AUTHORIZATION);
+            }
+            url = next;
+        }
+        Err(Failure::Protocol(format!("more than {REDIRECTS} redirects")))
+    }
+
+    /// A request that is made once, by the caller, and watched by it: a body on its way is no silence.
+    pub fn request(&self, method: Method, url: Url) -> reqwest::RequestBuilder {
+        self.client.request(method, url)
+    }
+
+    /// One request, up to the head of its answer.
+    async fn once(&self, request: reqwest::RequestBuilder) -> Result<Response, Failure> {
+        match tokio::time::timeout(self.idle, request.send()).await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => Err(Failure::Idle(self.idle)),
+        }
+    }
+
+    /// The next piece of a body.
+    pub async fn chunk(&self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
+        match tokio::time::timeout(self.idle, response.chunk()).await {
+            Ok(chunk) => Ok(chunk?),
+            Err(_) => Err(Failure::Idle(self.idle)),
+        }
+    }
+
+    /// A whole body of at most `cap` bytes.
+    pub async fn read(&self, mut response: Response, cap: u64) -> Result<Bytes, Failure> {
+        let mut body = BytesMut::new();
+        while let Some(chunk) = self.chunk(&mut response).await? {
+            if (body.len() + chunk.len()) as u64 > cap {
+                return Err(Failure::TooLarge(cap));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
+    }
+
+    /// The failure that an unwanted answer is, with what its body says.
+    pub async fn refused(&self, mut response: Response, asked: &Url) -> Failure {
+        let mut body = BytesMut::new();
+        while let Ok(Some(chunk)) = self.chunk(&mut response).await {
+            body.extend_from_slice(&chunk);
+            if body.len() as u64 > failure::ANSWER_CAP {
+                break;
+            }
+        }
+        failure::status(&response, &body, asked)
+    }
+}
+
+/// Where an answer's `Location` leads; none if it has none.
+pub(super) fn location(response: &Response) -> Result<Option<Url>, Failure> {
+    let Some(value) = response.headers().get(LOCATION) else { return Ok(None) };
+    let next = value.to_str().ok().and_then(|text| response.url().join(text).ok());
+    let Some(next) = next.filter(|url| matches!(url.scheme(), "http" | "https")) else {
+        return Err(Failure::Protocol("its Location is not a URL".into()));
+    };
+    if response.url().scheme() == "https" && next.scheme() == "http" {
+        let target = next.origin().ascii_serialization();
+        return Err(Failure::Protocol(format!("it sends us from TLS to plain HTTP, {target}")));
+    }
+    Ok(Some(next))
+}
+
+/// A URL without what may be secret: user, password, query.
+pub(super) fn shown(url: &Url) -> String {
+    format!("{}{}", url.origin().ascii_serialization(), url.path())
+}
+
+/// Whether a host, with or without port, is this machine.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => name,
+        _ => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn is_overloaded(status: StatusCode) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
+}
+
+/// `Retry-After` in seconds; its other form, a date, is left to the usual back-off.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(RETRY_AFTER_CAP))
+}
+
+/// TLS with the system's roots (Mozilla's, where there are none), and the given ones.
+fn tls(ca_files: &[PathBuf]) -> Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    for file in ca_files {
+        add_ca_file(&mut roots, file)?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Error::input("setting up TLS", e))?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn add_ca_file(roots: &mut RootCertStore, file: &Path) -> Result<()> {
+    let action = || format!("reading CA file {}", file.display());
+    let text = std::fs::read(file).map_err(|e| Error::input(action(), e))?;
+    let before = roots.len();
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        let certificate = certificate.map_err(|e| Error::input(action(), e.to_string()))?;
+        roots.add(certificate).map_err(|e| Error::input(action(), e))?;
+    }
+    if roots.len() == before {
+        return Err(Error::input(action(), "there is no certificate in it")
+            .hint("it must be PEM: -----BEGIN CERTIFICATE-----"));
+    }
+    Ok(())
+}
+
+/// Proxies, as the environment names them.
+#[derive(Debug, PartialEq)]
+struct Proxies {
+    http: Option<String>,
+    https: Option<String>,
+    none_for: String,
+}
+
+impl Proxies {
+    fn read(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let first = |names: &[&str]| names.iter().filter_map(|n| variable(n)).find(|value| !value.is_empty());
+        let none_for = first(&["NO_PROXY", "no_proxy"]).unwrap_or_default();
+        Self {
+            http: first(&["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]),
+            https: first(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]),
+            none_for: if none_for.is_empty() { LOOPBACK.into() } else { format!("{none_for},{LOOPBACK}") },
+        }
+    }
+
+    fn is_set(&self, scheme: &str) -> bool {
+        if scheme == "http" { self.http.is_some() } else { self.https.is_some() }
+    }
+
+    fn build(&self) -> Result<Vec<Proxy>> {
+        let none_for = || NoProxy::from_string(&self.none_for);
+        // The value is not shown: it may hold a password.
+        let refuse = |e: reqwest::Error| {
+            Error::input("reading the proxy from the environment", e.without_url())
+                .hint("HTTPS_PROXY and HTTP_PROXY are URLs, such as http://proxy.example:3128")
+        };
+        let http = self.http.as_ref().map(|url| Proxy::http(url.as_str()));
+        let https = self.https.as_ref().map(|url| Proxy::https(url.as_str()));
+        let both = http.into_iter().chain(https);
+        both.map(|proxy| Ok(proxy.map_err(refuse)?.no_proxy(none_for()))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_known_in_every_spelling() {
+        for host in ["localhost", "localhost:5000", "127.0.0.1", "127.9.9.9:1", "[::1]", "[::1]:5000", "::1"]
+        {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in
+            ["localhost.example", "128.0.0.1:5000", "[::2]:5000", "example:5000", "127.0.0.1.example", ""]
+        {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn proxies_come_from_the_environment_and_never_cover_loopback() {
+        let set = |pairs: &'static [(&str, &str)]| {
+            Proxies::read(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).into()))
+        };
+        let none = set(&[("HTTPS_PROXY", "")]);
+        assert_eq!((none.http, none.https, none.none_for.as_str()), (None, None, LOOPBACK));
+        let some =
+            set(&[("https_proxy", "http://p:1"), ("ALL_PROXY", "http://q:2"), ("no_proxy", "x.example")]);
+        assert_eq!(some.http.as_deref(), Some("http://q:2"));
+        assert_eq!(some.https.as_deref(), Some("http://p:1"));
+        assert_eq!(some.none_for, format!("x.example,{LOOPBACK}"));
+        assert_eq!(some.build().expect("proxies").len(), 2);
+    }
+
+    #[test]
+    fn a_server_may_ask_for_a_short_wait_only() {
+        let wait = |value: &'static str| {
+            retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().expect("a header"))]))
+        };
+        assert_eq!(wait("2"), Some(Duration::from_secs(2)));
+        assert_eq!(wait("99999"), Some(RETRY_AFTER_CAP));
+        assert_eq!(wait("Wed, 21 Oct 2026 07:28:00 GMT"), None);
+    }
+
+    #[test]
+    fn urls_are_shown_without_secrets() {
+        let url = Url::parse("https://u:p@h.example:8443/a/b?X-Amz-Signature=s#f").expect("a URL");
+        assert_eq!(shown(&url), "https://h.example:8443/a/b");
+    }
+}

@@ -116,22 +116,26 @@ impl Access<'_> {
 }
 
 impl Client {
-    /// Reads CA files and the environment's proxies; connects nowhere.
+    /// Reads CA files; takes proxies and the places of logins from the environment. Connects nowhere.
     ///
     /// # Errors
     /// When a CA file can't be used, or a proxy's URL.
     pub fn new(options: &Options) -> Result<Self> {
-        Self::with_idle_timeout(options, IDLE_TIMEOUT)
+        Self::with(options, IDLE_TIMEOUT, |name| std::env::var(name).ok())
     }
 
-    /// As [`Self::new`], with the longest silence that is put up with.
+    /// As [`Self::new`], with the longest silence that is put up with, and another environment.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn with_idle_timeout(options: &Options, idle: Duration) -> Result<Self> {
+    pub fn with(
+        options: &Options,
+        idle: Duration,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self> {
         Ok(Self(Arc::new(Inner {
-            http: Http::new(&options.ca_files, idle)?,
-            auth: Auth::new(),
+            http: Http::new(&options.ca_files, idle, &variable)?,
+            auth: Auth::new(credentials::files(&variable)),
             options: options.clone(),
             bases: Mutex::default(),
         })))

@@ -48,10 +48,10 @@ pub(super) struct Auth {
 }
 
 impl Auth {
-    /// Looks for logins where the environment says.
-    pub fn new() -> Self {
+    /// Logins will be looked for in `files`.
+    pub fn new(files: Vec<PathBuf>) -> Self {
         Self {
-            files: credentials::files(|name| std::env::var(name).ok()),
+            files,
             granted: Mutex::default(),
             logins: Mutex::default(),
             turn: tokio::sync::Mutex::default(),

@@ -28,7 +28,7 @@ pub(super) enum Failure {
     #[error("the answer is larger than {0} bytes")]
     TooLarge(u64),
     /// An answer, but not the one that was asked for.
-    #[error("{0}")]
+    #[error("{1}")]
     Status(StatusCode, String),
     /// An answer that breaks the protocol.
     #[error("{0}")]

@@ -53,9 +53,13 @@ pub(super) struct Http {
 }
 
 impl Http {
-    /// Reads CA files and the environment's proxies; connects nowhere.
-    pub fn new(ca_files: &[PathBuf], idle: Duration) -> Result<Self> {
-        let proxies = Proxies::read(|name| std::env::var(name).ok());
+    /// Reads CA files, and the proxies of an environment; connects nowhere.
+    pub fn new(
+        ca_files: &[PathBuf],
+        idle: Duration,
+        variable: &impl Fn(&str) -> Option<String>,
+    ) -> Result<Self> {
+        let proxies = Proxies::read(variable);
         // HTTP/1.1 (no ALPN): parallel transfers then each have a connection of their own, with its back pressure.
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls(ca_files)?)

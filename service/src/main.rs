@@ -2,5 +2,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    service::main()
+    service::main(std::env::args().skip(1))
 }

@@ -1,5 +1,10 @@
 //! The service's own binary against a real Redis, both on loopback.
 
+mod command;
+mod counting;
+mod http;
+mod link;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -69,67 +74,4 @@ fn get(port: u16, path: &str) -> (u16, String) {
     stream.read_to_string(&mut answer).expect("answer");
     let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status line");
     (status, answer)
-}
-
-#[test]
-fn concurrent_hits_are_each_counted_once() {
-    let redis_port = free_port();
-    let _redis = redis(redis_port, "secret");
-    let (_service, port) = start(redis_port, "secret");
-    let workers: Vec<_> = (0..8)
-        .map(|_| std::thread::spawn(move || (0..25).map(|_| get(port, "/")).collect::<Vec<_>>()))
-        .collect();
-    let mut seen: Vec<u64> = workers
-        .into_iter()
-        .flat_map(|w| w.join().expect("worker"))
-        .map(|(status, answer)| {
-            assert_eq!(status, 200, "{answer}");
-            let greeting = answer.lines().last().expect("a body");
-            let count = greeting.strip_prefix("Hello from Redis! I have been seen ").expect("the greeting");
-            count.strip_suffix(" times.").expect("its end").parse().expect("a number")
-        })
-        .collect();
-    seen.sort_unstable();
-    assert_eq!(seen, (1..=200).collect::<Vec<u64>>());
-}
-
-#[test]
-fn redis_away_is_said_and_its_return_is_noticed() {
-    let redis_port = free_port();
-    let (_service, port) = start(redis_port, "secret");
-    assert_eq!(get(port, "/healthz").0, 200);
-    assert_eq!(get(port, "/readyz").0, 503);
-    let (status, answer) = get(port, "/");
-    assert_eq!(status, 503);
-    assert!(answer.contains("application/problem+json"), "{answer}");
-    let _redis = redis(redis_port, "secret");
-    eventually("ready again", || get(port, "/readyz").0 == 200);
-    assert_eq!(get(port, "/").0, 200);
-}
-
-#[test]
-fn a_wrong_password_is_not_ready() {
-    let redis_port = free_port();
-    let _redis = redis(redis_port, "secret");
-    let (_service, port) = start(redis_port, "wrong");
-    assert_eq!(get(port, "/readyz").0, 503);
-    assert_eq!(get(port, "/").0, 503);
-}
-
-#[test]
-fn bad_settings_are_all_named_at_once() {
-    let output = service(&[("BIND_PORT", "0"), ("REDIS_PORT", "x")]).output().expect("the service runs");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("BIND_PORT") && said.contains("REDIS_PORT"), "{said}");
-}
-
-#[test]
-fn a_port_in_use_is_an_error_not_a_panic() {
-    let taken = TcpListener::bind("0.0.0.0:0").expect("a port");
-    let port = taken.local_addr().expect("its address").port().to_string();
-    let output = service(&[("BIND_PORT", &port)]).output().expect("the service runs");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains(&format!("cannot listen on port {port}")), "{said}");
 }

@@ -3,3 +3,4 @@
 mod parts;
 mod registry;
 mod rewrite;
+mod source;

@@ -30,6 +30,7 @@ pub mod image;
 pub mod progress;
 pub mod reference;
 pub mod registry;
+pub mod source;
 pub mod yaml;
 
 pub use error::{Error, Kind, Result};

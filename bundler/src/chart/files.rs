@@ -65,6 +65,10 @@ impl Tree {
         }
         let chart = files.get("Chart.yaml").ok_or(ChartError::NoMetadata)?;
         let metadata = Metadata::parse(chart, files.get("requirements.yaml").map(Vec::as_slice))?;
+        if metadata.is_version_1() {
+            // Such charts have requirements.lock; helm leaves the other one out.
+            files.remove("Chart.lock");
+        }
         let mut below: BTreeMap<String, Files> = BTreeMap::new();
         for (path, bytes) in files.extract_if(.., |path, _| is_in_subchart(path)) {
             let path = path.trim_start_matches("charts/");

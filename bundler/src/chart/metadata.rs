@@ -96,6 +96,11 @@ impl Metadata {
         Ok(metadata)
     }
 
+    /// Whether it is a chart as helm 2 had them.
+    pub(super) fn is_version_1(&self) -> bool {
+        self.api_version.as_deref() == Some("v1")
+    }
+
     /// The chart's name.
     pub(super) fn name(&self) -> Result<&str, ChartError> {
         required(&self.name, "name")

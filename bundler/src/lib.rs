@@ -6,16 +6,21 @@
 //! bundle.toml ─lock─▶ images.lock ─plan─▶ layout ─build─▶ one tar │ ─verify─▶ push │ serve │ install
 //! ```
 //!
+//! States are types: [`spec::Spec`], [`lock::Lock`], [`plan::Plan`], [`bundle::Bundle`], and
 //! [`verify::VerifiedBundle`], which is all that is pushed, served or installed.
 
 // Stages, in the order of the journey.
 pub mod spec;
 pub mod discover;
 pub mod lock;
+pub mod plan;
+pub mod build;
 pub mod sign;
 pub mod verify;
+pub mod push;
 pub mod serve;
 pub mod rewrite;
+pub mod install;
 
 // What stages share.
 pub mod archive;
@@ -24,12 +29,14 @@ pub mod cache;
 pub mod chart;
 pub mod digest;
 pub mod error;
+pub mod fetch;
 pub mod format;
 pub mod helm;
 pub mod image;
 pub mod progress;
 pub mod reference;
 pub mod registry;
+pub mod resolve;
 pub mod source;
 pub mod yaml;
 

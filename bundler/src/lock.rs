@@ -1,5 +1,7 @@
 //! `images.lock`: what is wanted, pinned. TOML, sorted, made to be read in a diff; written by `airlock lock` only.
 
+mod pin;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +10,8 @@ use crate::digest::Digest;
 use crate::image::Platform;
 use crate::reference::Reference;
 use crate::spec::Platforms;
+
+pub use pin::{Pinned, Update, pin};
 
 /// Version of the file's format that this code writes, and the only one it reads.
 pub const VERSION: u32 = 1;

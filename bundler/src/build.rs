@@ -1,0 +1,327 @@
+//! From a plan to the tar: blobs are fetched in parallel, written straight to their offset and hashed on the way. The
+//! file has its final name only when it is whole.
+
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt};
+
+use crate::archive::{Layout, Placed};
+use crate::digest::{Digest, Hasher};
+use crate::error::{Error, Result};
+use crate::format::METADATA_CAP;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::registry::Client;
+use crate::resolve::Origin;
+use crate::sign::{self, SigningKey};
+
+/// Blobs that are fetched at a time.
+const PARALLEL: usize = 6;
+/// How much of a local file is copied at a time, in bytes.
+const CHUNK: usize = 256 << 10;
+
+/// What to do about content that isn't what is pinned.
+const CHANGED: &str = "it has changed since it was pinned, or was damaged on the way; if you trust the change: `airlock lock --update`";
+
+/// A finished bundle.
+#[derive(Debug)]
+pub struct Built {
+    /// Size of the file in bytes.
+    pub size: u64,
+    /// SHA-256 of `airlock.json`, which stands for everything in the bundle.
+    pub manifest_digest: Digest,
+}
+
+/// Writes the tar to `output`, signed with `key`, or unsigned without one.
+///
+/// # Errors
+/// When something can't be fetched or isn't what its digest says, or the file can't be written. Nothing is left
+/// behind under the final name.
+pub async fn build(
+    plan: Plan,
+    key: Option<&SigningKey>,
+    client: &Client,
+    output: &Path,
+    progress: &Arc<dyn Progress>,
+) -> Result<Built> {
+    let partial = Partial::create(output)?;
+    let signature = match key {
+        Some(key) => sign::sign(key, &plan.manifest_bytes)?,
+        None => sign::unsigned(),
+    };
+    let target = Target {
+        file: Arc::new(partial.file.try_clone().map_err(|e| partial.failed(e))?),
+        path: output.into(),
+    };
+    target.frame(&plan.layout)?;
+    target.write(&plan.manifest_bytes, plan.layout.entries[0].content_at)?;
+    target.write(&signature, plan.layout.entries[1].content_at)?;
+
+    progress.begin("fetching", plan.manifest.entries.iter().map(|e| e.size).sum());
+    // Listed entries stand behind the manifest and its signature.
+    let jobs = plan.layout.entries[2..].iter().zip(&plan.manifest.entries).zip(plan.origins);
+    futures_util::stream::iter(jobs.map(Ok))
+        .try_for_each_concurrent(PARALLEL, |((placed, listed), origin)| {
+            let (target, progress) = (target.clone(), Arc::clone(progress));
+            let job = Job { digest: listed.sha256.0, placed: placed.clone(), origin, client: client.clone() };
+            async move { job.run(&target, &*progress).await }
+        })
+        .await?;
+    progress.end();
+    partial.finish(output)?;
+    Ok(Built { size: plan.layout.file_size, manifest_digest: Digest::of(&plan.manifest_bytes) })
+}
+
+/// The file while it is written: beside the final one, so that a rename suffices, and removed if it isn't finished.
+struct Partial {
+    file: File,
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Partial {
+    fn create(output: &Path) -> Result<Self> {
+        let writing = || format!("writing bundle {}", output.display());
+        if output.is_dir() {
+            return Err(
+                Error::input(writing(), "it is a directory").hint("name the file, such as hello-0.1.0.tar")
+            );
+        }
+        let name = output.file_name().ok_or_else(|| Error::input(writing(), "it is not a file name"))?;
+        let mut name = name.to_owned();
+        name.push(".partial");
+        let path = output.with_file_name(name);
+        let file =
+            File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(|e| {
+                Error::input(writing(), e).hint("choose a directory that exists and is writable")
+            })?;
+        // Two builds into one file would mix; the lock goes with the process, however it ends.
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::input(writing(), format!("another build is writing {}", path.display())));
+            }
+            Err(TryLockError::Error(e)) => return Err(Error::input(writing(), e)),
+        }
+        let partial = Self { file, path, keep: false };
+        partial.file.set_len(0).map_err(|e| partial.failed(e))?;
+        Ok(partial)
+    }
+
+    fn finish(mut self, output: &Path) -> Result<()> {
+        self.file.sync_all().map_err(|e| self.failed(e))?;
+        std::fs::rename(&self.path, output).map_err(|e| self.failed(e))?;
+        self.keep = true;
+        // The rename itself must survive a power cut too.
+        let parent = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent).and_then(|dir| dir.sync_all()).map_err(|e| self.failed(e))
+    }
+
+    fn failed(&self, error: std::io::Error) -> Error {
+        write_error(&self.path, error)
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.keep {
+            // Nothing better can be done about a failure here; the file isn't under the final name.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn write_error(path: &Path, error: std::io::Error) -> Error {
+    let hint = match error.kind() {
+        std::io::ErrorKind::StorageFull => "free some space, or choose another disk with --output",
+        std::io::ErrorKind::FileTooLarge => {
+            "the file system does not take files of this size (FAT32?): use another"
+        }
+        _ => "choose a directory that is writable",
+    };
+    Error::input(format!("writing {}", path.display()), error).hint(hint)
+}
+
+/// Where a tar is written; positions are the layout's.
+#[derive(Clone)]
+struct Target {
+    file: Arc<File>,
+    path: PathBuf,
+}
+
+impl Target {
+    /// Everything that isn't content: headers; padding and the end are zeros already.
+    fn frame(&self, layout: &Layout) -> Result<()> {
+        self.file.set_len(layout.file_size).map_err(|e| write_error(&self.path, e))?;
+        layout.entries.iter().try_for_each(|placed| self.write(&placed.header(), placed.header_at))
+    }
+
+    fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
+        self.file.write_all_at(bytes, at).map_err(|e| write_error(&self.path, e))
+    }
+}
+
+/// One blob on its way.
+struct Job {
+    digest: Digest,
+    placed: Placed,
+    origin: Origin,
+    client: Client,
+}
+
+impl Job {
+    async fn run(&self, target: &Target, progress: &dyn Progress) -> Result<()> {
+        let size = self.placed.entry.size;
+        let mut written = Hasher::default();
+        match &self.origin {
+            Origin::Bytes(bytes) => self.take(&mut written, bytes, target, progress)?,
+            Origin::File { path, offset } => {
+                let chunks = file_chunks(path.clone(), *offset, size);
+                self.drain(&mut written, chunks, target, progress).await?;
+            }
+            Origin::Registry(repository) => {
+                let chunks = repository.blob(&self.digest, 0).await?;
+                self.drain(&mut written, chunks, target, progress).await?;
+            }
+            Origin::Url(url) => {
+                let chunks = self.client.download(url).await?.stream;
+                self.drain(&mut written, chunks, target, progress).await?;
+            }
+        }
+        check(&self.digest, written, &self.fetching())
+    }
+
+    async fn drain(
+        &self,
+        written: &mut Hasher,
+        chunks: impl Stream<Item = Result<Bytes>>,
+        target: &Target,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let mut chunks = std::pin::pin!(chunks);
+        while let Some(chunk) = chunks.try_next().await? {
+            self.take(written, &chunk, target, progress)?;
+        }
+        if written.length() < self.placed.entry.size {
+            let (has, size) = (written.length(), self.placed.entry.size);
+            let why = format!("it ended after {has} of {size} bytes");
+            return Err(match self.origin {
+                Origin::File { .. } => Error::trust(self.fetching(), why).hint(CHANGED),
+                _ => Error::network(self.fetching(), why)
+                    .hint("run it again; if it stays so, the server is at fault"),
+            });
+        }
+        Ok(())
+    }
+
+    fn take(
+        &self,
+        written: &mut Hasher,
+        bytes: &[u8],
+        target: &Target,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let at = written.length();
+        // Never a byte past the blob's own place.
+        if at + bytes.len() as u64 > self.placed.entry.size {
+            let size = self.placed.entry.size;
+            return Err(Error::trust(
+                self.fetching(),
+                format!("there is more than the {size} bytes that its manifest says"),
+            ));
+        }
+        target.write(bytes, self.placed.content_at + at)?;
+        written.update(bytes);
+        progress.advance(bytes.len() as u64);
+        Ok(())
+    }
+
+    fn fetching(&self) -> String {
+        match &self.origin {
+            Origin::Url(url) => format!("fetching {url}"),
+            Origin::File { path, .. } => format!("reading {}", path.display()),
+            _ => format!("fetching blob {}", self.digest),
+        }
+    }
+}
+
+fn check(digest: &Digest, hasher: Hasher, doing: &str) -> Result<()> {
+    let found = hasher.finish();
+    if found == *digest {
+        return Ok(());
+    }
+    Err(Error::trust(doing, format!("its content is {found}, not {digest}")).hint(CHANGED))
+}
+
+/// A small blob, whole and checked.
+///
+/// # Errors
+/// As [`build`].
+pub async fn read_origin(origin: &Origin, digest: &Digest, size: u64) -> Result<Bytes> {
+    let doing = format!("fetching blob {digest}");
+    if size > METADATA_CAP {
+        return Err(Error::input(
+            doing,
+            format!("it is too large to be a manifest, config or chart: {size} bytes"),
+        ));
+    }
+    let mut chunks = match origin {
+        Origin::Bytes(bytes) => return Ok(bytes.clone()),
+        Origin::Registry(repository) => return repository.small_blob(digest, size).await,
+        Origin::File { path, offset } => std::pin::pin!(file_chunks(path.clone(), *offset, size)),
+        Origin::Url(url) => return Err(Error::input(doing, format!("{url} is not an image's blob"))),
+    };
+    let mut bytes = Vec::new();
+    let mut hasher = Hasher::default();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk?;
+        hasher.update(&chunk);
+        if hasher.length() > size {
+            return Err(Error::trust(
+                doing,
+                format!("there is more than the {size} bytes that its manifest says"),
+            ));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    check(digest, hasher, &doing)?;
+    Ok(bytes.into())
+}
+
+/// `size` bytes of a file from `offset`.
+fn file_chunks(path: PathBuf, offset: u64, size: u64) -> impl Stream<Item = Result<Bytes>> + Send {
+    struct State {
+        path: PathBuf,
+        file: Option<File>,
+        at: u64,
+        end: u64,
+    }
+    fn step(mut state: State) -> Result<Option<(Bytes, State)>> {
+        let failed = |e: std::io::Error| Error::input(format!("reading {}", state.path.display()), e);
+        if state.at == state.end {
+            return Ok(None);
+        }
+        let file = match state.file.take() {
+            Some(file) => file,
+            None => File::open(&state.path).map_err(failed)?,
+        };
+        let mut chunk = vec![0; (CHUNK as u64).min(state.end - state.at) as usize];
+        let read = file.read_at(&mut chunk, state.at).map_err(failed)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        chunk.truncate(read);
+        state.at += read as u64;
+        state.file = Some(file);
+        Ok(Some((chunk.into(), state)))
+    }
+    let state = State { path, file: None, at: offset, end: offset + size };
+    futures_util::stream::try_unfold(state, |state| async {
+        let step = tokio::task::spawn_blocking(move || step(state));
+        step.await.unwrap_or_else(|e| Err(Error::input("reading a file", e)))
+    })
+}

@@ -1,0 +1,150 @@
+//! Opening what a spec or a lock names: an image's source, a chart, a values file. Shared by `lock` and `plan`.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use futures_util::TryStreamExt as _;
+
+use crate::build::read_origin;
+use crate::chart::{self, Chart};
+use crate::digest::{Digest, Hasher};
+use crate::error::{Error, Result};
+use crate::format::METADATA_CAP;
+use crate::image::{self, Parsed};
+use crate::plan::Sources;
+use crate::reference::Reference;
+use crate::resolve::{ImageSource, Origin};
+use crate::source::{Transport, TransportError};
+
+/// Largest values file that is read, in bytes.
+const VALUES_CAP: u64 = 4 << 20;
+
+/// The source of an image: its registry, or what `from` says.
+///
+/// # Errors
+/// When `from` is not a transport, or what it names can't be opened.
+pub async fn image_source(
+    reference: &Reference,
+    from: Option<&str>,
+    sources: &Sources<'_>,
+) -> Result<ImageSource> {
+    let registry =
+        |r: &Reference| ImageSource::Registry(sources.client.repository(r.registry(), r.repository()));
+    let Some(from) = from else { return Ok(registry(reference)) };
+    let opening = || format!("opening {from} for image {reference}");
+    match from.parse().map_err(|e: TransportError| Error::input(opening(), e))? {
+        Transport::Registry(other) => Ok(registry(&other)),
+        Transport::Local(local) => {
+            let image = local.open(sources.base, sources.cache).await.map_err(|e| e.within(opening()))?;
+            Ok(ImageSource::Local(image))
+        }
+    }
+}
+
+/// What to ask an image's registry for when nothing is pinned: what `docker://` in `from` names, else the reference.
+///
+/// # Errors
+/// When `from` is not a transport.
+pub fn tag_or_digest(reference: &Reference, from: Option<&str>) -> Result<String> {
+    let Some(from) = from else { return Ok(reference.tag_or_digest()) };
+    let reading = |e: TransportError| Error::input(format!("reading {from} for image {reference}"), e);
+    match from.parse().map_err(reading)? {
+        Transport::Registry(other) => Ok(other.tag_or_digest()),
+        _ => Ok(reference.tag_or_digest()),
+    }
+}
+
+/// A chart by what a lock calls it: a path, `oci://REPOSITORY:TAG`, or the URL of a packed chart.
+///
+/// # Errors
+/// When it can't be fetched, or isn't a chart.
+pub async fn chart(from: &str, sources: &Sources<'_>) -> Result<Chart> {
+    if let Some(reference) = from.strip_prefix("oci://") {
+        return oci_chart(from, reference, sources)
+            .await
+            .map_err(|e| e.within(format!("fetching chart {from}")));
+    }
+    if from.contains("://") {
+        let packed = sources.client.get(from, METADATA_CAP).await?;
+        return Chart::from_bytes(from, packed.into());
+    }
+    let path = sources.base.join(from);
+    if path.is_dir() { Chart::from_dir(&path) } else { Chart::from_file(&path) }
+}
+
+/// A chart in a registry keeps the manifest and config that it has there.
+async fn oci_chart(from: &str, reference: &str, sources: &Sources<'_>) -> Result<Chart> {
+    let reference: Reference = reference.parse().map_err(|e| Error::input("reading its reference", e))?;
+    let repository = sources.client.repository(reference.registry(), reference.repository());
+    let manifest = repository.manifest(&reference.tag_or_digest()).await?;
+    let refuse = |why: String| Error::input("reading its manifest", why);
+    let parsed = image::parse(&manifest.media_type, &manifest.bytes).map_err(|e| refuse(e.to_string()))?;
+    let Parsed::Manifest(parts) = parsed else { return Err(refuse("it is an index, not a chart".into())) };
+    let content = parts.layers.iter().find(|layer| layer.media_type == chart::CONTENT);
+    let content = content.ok_or_else(|| refuse("it has no layer with a packed chart".into()))?;
+    let origin = Origin::Registry(repository);
+    let packed = read_origin(&origin, &content.digest, content.size).await?;
+    let config = read_origin(&origin, &parts.config.digest, parts.config.size).await?;
+    let chart = Chart::from_bytes(from, packed.into())?;
+    Ok(Chart { manifest: manifest.bytes.into(), config: config.into(), ..chart })
+}
+
+/// A file by URL or path, hashed; its size in bytes. What comes from a URL is kept in the cache for `build`.
+///
+/// # Errors
+/// When it can't be read, or isn't what its digest says.
+pub async fn file(from: &str, digest: &Digest, sources: &Sources<'_>) -> Result<u64> {
+    let (size, found) = if !from.contains("://") {
+        hash_file(&sources.base.join(from))?
+    } else if let Some(path) = sources.cache.path(digest) {
+        hash_file(&path)?
+    } else {
+        let mut writer = sources.cache.writer()?;
+        let mut chunks = sources.client.download(from).await?.stream;
+        while let Some(chunk) = chunks.try_next().await? {
+            writer.write(&chunk)?;
+        }
+        let finished = writer.finish();
+        (finished.size(), finished.keep()?)
+    };
+    if found == *digest {
+        return Ok(size);
+    }
+    Err(Error::trust(
+        format!("fetching file {from}"),
+        format!("its content is {found}, and bundle.toml says {digest}"),
+    )
+    .hint("compare with the checksum that the file's author publishes, and correct sha256 in bundle.toml"))
+}
+
+fn hash_file(path: &Path) -> Result<(u64, Digest)> {
+    let failed = |e| Error::input(format!("reading {}", path.display()), e);
+    let mut file = std::fs::File::open(path).map_err(failed)?;
+    let mut hasher = Hasher::default();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer).map_err(failed)? {
+            0 => return Ok((hasher.length(), hasher.finish())),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+}
+
+/// A values file.
+///
+/// # Errors
+/// When it can't be read.
+pub fn values(path: &Path) -> Result<Vec<u8>> {
+    read_capped(path, VALUES_CAP)
+}
+
+fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>> {
+    let reading = || format!("reading {}", path.display());
+    let file = std::fs::File::open(path).map_err(|e| Error::input(reading(), e))?;
+    let mut bytes = Vec::new();
+    file.take(cap + 1).read_to_end(&mut bytes).map_err(|e| Error::input(reading(), e))?;
+    if bytes.len() as u64 > cap {
+        return Err(Error::input(reading(), format!("it is larger than {cap} bytes")));
+    }
+    Ok(bytes)
+}

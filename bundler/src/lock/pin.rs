@@ -1,0 +1,296 @@
+//! `airlock lock`: from what is wanted to what it is. Renders the charts with helm, resolves every reference.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::{Lock, LockedChart, LockedFile, LockedImage, LockedValues, VERSION};
+use crate::chart::{self, Chart};
+use crate::digest::Digest;
+use crate::discover;
+use crate::error::{Error, Result};
+use crate::fetch;
+use crate::helm::{Helm, Release};
+use crate::plan::Sources;
+use crate::reference::Reference;
+use crate::resolve::{ImageSource, resolve};
+use crate::spec::{ChartSource, ChartSpec, FileSpec, Spec};
+
+/// Largest `index.yaml` of a chart repository that is read, in bytes.
+const INDEX_CAP: u64 = 64 << 20;
+
+/// Which existing pins may move.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// None: what is pinned stays.
+    Nothing,
+    /// All.
+    Everything,
+    /// Images by reference, charts and files by name.
+    Only(BTreeSet<String>),
+}
+
+impl Update {
+    fn moves(&self, name: &str) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Everything => true,
+            Self::Only(names) => names.contains(name),
+        }
+    }
+}
+
+/// What pinning came to.
+pub struct Pinned {
+    /// The lock; with the serial and time of the one before if nothing changed.
+    pub lock: Lock,
+    /// Texts in the charts that look like references but were not taken for images, with their places.
+    pub possible: Vec<(String, String)>,
+}
+
+/// Pins everything that `spec` wants. `previous` keeps what it pins, unless `update` says otherwise; what is on this
+/// machine (a chart's directory, an engine's image) is always read anew. `now` is for a lock that has changed.
+///
+/// # Errors
+/// When something can't be found, fetched or rendered, or has changed where it must not.
+pub async fn pin(
+    spec: &Spec,
+    previous: Option<&Lock>,
+    update: &Update,
+    helm: &dyn Fn() -> Result<Helm>,
+    sources: &Sources<'_>,
+    now: &str,
+) -> Result<Pinned> {
+    let mut wanted: BTreeMap<Reference, BTreeSet<String>> = BTreeMap::new();
+    for image in &spec.images {
+        wanted.entry(image.reference.normalised()).or_default().insert("bundle.toml".into());
+    }
+    let mut charts = Vec::new();
+    let mut possible = Vec::new();
+    if !spec.charts.is_empty() {
+        let helm = helm()?;
+        for chart in &spec.charts {
+            let old = previous.map_or(&[][..], |lock| &lock.charts);
+            let (locked, manifests) = pin_chart(chart, old, update, &helm, sources).await?;
+            let name = &locked.release;
+            for found in discover::discover(&manifests)
+                .map_err(|e| e.within(format!("reading what chart {name} renders")))?
+            {
+                let place = format!("chart {name}: {}", found.place);
+                if found.is_wanted() {
+                    wanted.entry(found.reference.normalised()).or_default().insert(place);
+                } else {
+                    possible.push((found.text, place));
+                }
+            }
+            charts.push(locked);
+        }
+    }
+    possible
+        .retain(|(text, _)| !text.parse::<Reference>().is_ok_and(|r| wanted.contains_key(&r.normalised())));
+
+    let mut images = Vec::new();
+    for (reference, asked_by) in wanted {
+        images.push(
+            pin_image(spec, previous, update, sources, reference, asked_by.into_iter().collect()).await?,
+        );
+    }
+    let mut files = Vec::new();
+    for file in &spec.files {
+        let old = previous.map_or(&[][..], |lock| &lock.files);
+        files.push(pin_file(file, old, sources).await?);
+    }
+    files.sort_by(|a, b| (&a.name, &a.platform).cmp(&(&b.name, &b.platform)));
+
+    let mut lock = Lock {
+        version: VERSION,
+        name: spec.name.clone(),
+        bundle_version: spec.version.clone(),
+        serial: previous.map_or(0, |lock| lock.serial) + 1,
+        created: now.into(),
+        spec: spec.digest(),
+        platforms: spec.platforms.clone(),
+        charts,
+        images,
+        files,
+    };
+    if let Some(previous) = previous.filter(|previous| previous.same_content(&lock)) {
+        lock = previous.clone();
+    }
+    Ok(Pinned { lock, possible })
+}
+
+async fn pin_image(
+    spec: &Spec,
+    previous: Option<&Lock>,
+    update: &Update,
+    sources: &Sources<'_>,
+    reference: Reference,
+    asked_by: Vec<String>,
+) -> Result<LockedImage> {
+    let name = reference.to_string();
+    let from =
+        spec.images.iter().find(|i| i.reference.normalised() == reference).and_then(|i| i.from.clone());
+    let old =
+        previous.and_then(|lock| lock.images.iter().find(|i| i.reference == reference && i.from == from));
+    let old = old.filter(|_| !update.moves(&name));
+    let remote = from.as_ref().is_none_or(|from| from.starts_with("docker://"));
+    if let (Some(old), true) = (old, remote && previous.is_some_and(|lock| lock.platforms == spec.platforms))
+    {
+        return Ok(LockedImage { asked_by, ..old.clone() });
+    }
+    let source = fetch::image_source(&reference, from.as_deref(), sources).await?;
+    // With other platforms the same index is chosen from again; the tag may have moved, the pin has not.
+    let ask = match (&source, old) {
+        (ImageSource::Registry(_), Some(old)) => old.upstream.unwrap_or(old.digest).to_string(),
+        (ImageSource::Registry(_), None) => fetch::tag_or_digest(&reference, from.as_deref())?,
+        (ImageSource::Local(image), _) => image.root.digest.to_string(),
+    };
+    let resolved = resolve(&source, &name, &ask, &spec.platforms).await.map_err(|e| {
+        let asks = asked_by.first().cloned().unwrap_or_default();
+        e.within(format!("pinning an image that {asks} asks for"))
+    })?;
+    Ok(LockedImage {
+        digest: resolved.root.digest,
+        upstream: resolved.upstream.as_ref().map(|m| m.digest),
+        media_type: resolved.media_type().into(),
+        size: resolved.size(),
+        platforms: resolved.platforms,
+        reference,
+        from,
+        asked_by,
+    })
+}
+
+/// The pinned chart, and what it renders to.
+async fn pin_chart(
+    spec: &ChartSpec,
+    old: &[LockedChart],
+    update: &Update,
+    helm: &Helm,
+    sources: &Sources<'_>,
+) -> Result<(LockedChart, String)> {
+    let source = spec.source().map_err(|e| Error::input("reading bundle.toml", e))?;
+    let (from, chart) = match source {
+        ChartSource::Path(path) => (path.to_string(), fetch::chart(path, sources).await?),
+        ChartSource::Oci { repository, version } => {
+            let from = format!("oci://{repository}:{}", chart::tag(version));
+            let pinned = old.iter().find(|c| c.from.starts_with(&format!("{from}@")));
+            let pinned = pinned.filter(|c| !update.moves(&c.name)).map(|c| c.from.clone());
+            let chart = fetch::chart(pinned.as_deref().unwrap_or(&from), sources).await?;
+            (format!("{from}@{}", Digest::of(&chart.manifest)), chart)
+        }
+        ChartSource::Repo { url, chart, version } => {
+            let from = find_in_repository(url, chart, version, sources).await?;
+            let fetched = fetch::chart(&from, sources).await?;
+            let digest = fetched.digest();
+            let moved = old.iter().find(|c| c.from == from && c.digest != digest && !update.moves(&c.name));
+            if let Some(old) = moved {
+                let why = format!("its content is not what images.lock pins ({digest}, not {})", old.digest);
+                return Err(Error::trust(format!("fetching chart {from}"), why).hint(format!(
+                    "a published version must not change; if you trust it: airlock lock --update {}",
+                    old.name
+                )));
+            }
+            (from, fetched)
+        }
+    };
+    let release = spec.release.clone().unwrap_or_else(|| chart.name.clone());
+    let values: Vec<PathBuf> = spec.values.iter().map(|path| sources.base.join(path)).collect();
+    let packed = packed(&chart)?;
+    let manifests = helm
+        .template(&Release {
+            name: &release,
+            namespace: spec.namespace.as_deref(),
+            chart: packed.path(),
+            values: &values,
+            set: &spec.set,
+        })
+        .await?;
+    let mut locked_values = Vec::new();
+    for (path, full) in spec.values.iter().zip(&values) {
+        locked_values.push(LockedValues { path: path.clone(), digest: Digest::of(&fetch::values(full)?) });
+    }
+    Ok((locked_chart(spec, chart, from, release, locked_values), manifests))
+}
+
+/// The packed chart in a file, for helm.
+fn packed(chart: &Chart) -> Result<tempfile::NamedTempFile> {
+    use std::io::Write as _;
+    let writing = |e| Error::input(format!("unpacking chart {} to a temporary file", chart.name), e);
+    let mut file = tempfile::Builder::new().prefix("airlock-").suffix(".tgz").tempfile().map_err(writing)?;
+    file.write_all(&chart.content).map_err(writing)?;
+    Ok(file)
+}
+
+fn locked_chart(
+    spec: &ChartSpec,
+    chart: Chart,
+    from: String,
+    release: String,
+    values: Vec<LockedValues>,
+) -> LockedChart {
+    LockedChart {
+        digest: chart.digest(),
+        size: chart.content.len() as u64,
+        name: chart.name,
+        version: chart.version,
+        from,
+        release,
+        namespace: spec.namespace.clone(),
+        set: spec.set.clone(),
+        values,
+    }
+}
+
+/// `index.yaml` of a chart repository, as far as it matters here.
+#[derive(Deserialize)]
+struct RepositoryIndex {
+    entries: BTreeMap<String, Vec<RepositoryEntry>>,
+}
+
+#[derive(Deserialize)]
+struct RepositoryEntry {
+    version: String,
+    #[serde(default)]
+    urls: Vec<String>,
+}
+
+/// URL of the packed chart.
+async fn find_in_repository(url: &str, chart: &str, version: &str, sources: &Sources<'_>) -> Result<String> {
+    let looking = || format!("looking for chart {chart} {version} in {url}");
+    let base = url.trim_end_matches('/');
+    let index = sources.client.get(&format!("{base}/index.yaml"), INDEX_CAP).await?;
+    let text = std::str::from_utf8(&index).map_err(|e| Error::input(looking(), e))?;
+    let index: RepositoryIndex = serde_saphyr::from_str(text)
+        .map_err(|e| Error::input(looking(), format!("index.yaml is not readable: {e}")))?;
+    let versions =
+        index.entries.get(chart).ok_or_else(|| Error::input(looking(), "there is no chart of this name"))?;
+    let entry = versions.iter().find(|e| e.version == version).ok_or_else(|| {
+        let has: Vec<_> = versions.iter().take(5).map(|e| e.version.as_str()).collect();
+        Error::input(looking(), "there is no such version").hint(format!(
+            "it has {} (and {} in all)",
+            has.join(", "),
+            versions.len()
+        ))
+    })?;
+    let place =
+        entry.urls.first().ok_or_else(|| Error::input(looking(), "index.yaml gives no URL for it"))?;
+    Ok(if place.contains("://") {
+        place.clone()
+    } else {
+        format!("{base}/{}", place.trim_start_matches('/'))
+    })
+}
+
+async fn pin_file(spec: &FileSpec, old: &[LockedFile], sources: &Sources<'_>) -> Result<LockedFile> {
+    let digest = spec.digest().map_err(|e| Error::input("reading bundle.toml", e))?;
+    let from = spec.url.clone().or_else(|| spec.path.clone()).unwrap_or_default();
+    let old = old.iter().find(|f| f.digest == digest && f.from == from && f.name == spec.name);
+    let size = match old {
+        Some(old) => old.size,
+        None => fetch::file(&from, &digest, sources).await?,
+    };
+    Ok(LockedFile { name: spec.name.clone(), platform: spec.platform.clone(), from, digest, size })
+}

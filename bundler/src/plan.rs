@@ -1,0 +1,298 @@
+//! From pins to the whole tar, laid out before a layer byte is fetched: a digest pins all that is below it, manifests
+//! are small, and with them every size is known.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use crate::archive::Layout;
+use crate::cache::ContentCache;
+use crate::chart::Chart;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::fetch;
+use crate::format::{self, Indexed, ListedEntry, Manifest, Name, Sha256Hex};
+use crate::image::{ImageManifest, OCI_MANIFEST};
+use crate::lock::{Lock, LockedChart, LockedFile, LockedImage};
+use crate::reference::{Reference, source_path};
+use crate::registry::Client;
+use crate::resolve::{ImageSource, Origin, resolve};
+use crate::sign;
+
+/// What a plan needs to reach content.
+pub struct Sources<'a> {
+    /// Registries and URLs.
+    pub client: &'a Client,
+    /// Converted images and packed charts.
+    pub cache: &'a ContentCache,
+    /// Directory that relative paths start from: that of the lock.
+    pub base: &'a Path,
+}
+
+/// A tar, laid out.
+pub struct Plan {
+    /// What `airlock.json` says.
+    pub manifest: Manifest,
+    /// Its bytes.
+    pub manifest_bytes: Vec<u8>,
+    /// Every entry with its place.
+    pub layout: Layout,
+    /// Where each listed entry's bytes come from, in the order of `manifest.entries`.
+    pub origins: Vec<Origin>,
+}
+
+/// Plans the bundle of a lock. `lock_text` goes into it as it is.
+///
+/// # Errors
+/// When something pinned is not there any more, or has changed.
+pub async fn plan(lock: &Lock, lock_text: &str, sources: &Sources<'_>) -> Result<Plan> {
+    let mut content = Content::default();
+    let mut images = Vec::new();
+    let mut singles = Vec::new();
+    for locked in &lock.images {
+        let (image, single) = plan_image(locked, lock, sources, &mut content).await?;
+        singles.extend(single.map(|manifest| (image.reference.clone(), manifest)));
+        images.push(image);
+    }
+    let mut charts = Vec::new();
+    for locked in &lock.charts {
+        charts.push(plan_chart(locked, sources, &mut content).await?);
+    }
+    let mut files = Vec::new();
+    for locked in &lock.files {
+        files.push(plan_file(locked, &lock.bundle_version, sources, &mut content));
+    }
+    let manifest = Manifest {
+        charts,
+        created: lock.created.clone(),
+        entries: vec![],
+        files,
+        format: format::VERSION,
+        images,
+        kind: format::KIND.into(),
+        name: lock.name.clone(),
+        serial: lock.serial,
+        version: lock.bundle_version.clone(),
+    };
+    lay_out(manifest, &singles, lock_text, content)
+}
+
+/// Blobs by digest, each once.
+#[derive(Default)]
+struct Content {
+    blobs: BTreeMap<Digest, Planned>,
+}
+
+struct Planned {
+    size: u64,
+    origin: Origin,
+    /// Goes to the front of the tar, where a reader finds all that it must check first.
+    small: bool,
+}
+
+impl Content {
+    fn add(&mut self, digest: Digest, size: u64, origin: Origin, small: bool) {
+        match self.blobs.entry(digest) {
+            Slot::Vacant(slot) => {
+                slot.insert(Planned { size, origin, small });
+            }
+            Slot::Occupied(mut slot) => slot.get_mut().small |= small,
+        }
+    }
+
+    fn bytes(&mut self, bytes: impl Into<Bytes>) -> Digest {
+        let bytes = bytes.into();
+        let digest = Digest::of(&bytes);
+        self.add(digest, bytes.len() as u64, Origin::Bytes(bytes), true);
+        digest
+    }
+}
+
+async fn plan_image(
+    locked: &LockedImage,
+    lock: &Lock,
+    sources: &Sources<'_>,
+    content: &mut Content,
+) -> Result<(format::Image, Option<ImageManifest>)> {
+    let name = locked.reference.to_string();
+    let source = fetch::image_source(&locked.reference, locked.from.as_deref(), sources).await?;
+    let pinned = locked.upstream.unwrap_or(locked.digest);
+    if let ImageSource::Local(image) = &source
+        && image.root.digest != pinned
+    {
+        return Err(stale(&format!("image {name}"), &pinned, &image.root.digest));
+    }
+    let resolved = resolve(&source, &name, &pinned.to_string(), &lock.platforms).await?;
+    if resolved.root.digest != locked.digest || resolved.platforms != locked.platforms {
+        return Err(stale(&format!("image {name}"), &locked.digest, &resolved.root.digest));
+    }
+    for (digest, size) in &resolved.layers {
+        content.add(*digest, *size, source.origin(digest)?, false);
+    }
+    for (digest, size) in &resolved.configs {
+        content.add(*digest, *size, source.origin(digest)?, true);
+    }
+    let upstream = resolved.upstream.as_ref().map(|m| m.digest);
+    let media_type = resolved.root.media_type.clone();
+    for manifest in [resolved.root].into_iter().chain(resolved.upstream).chain(resolved.children) {
+        content.bytes(manifest.bytes);
+    }
+    let image = format::Image {
+        digest: locked.digest,
+        media_type,
+        platforms: locked.platforms.clone(),
+        reference: locked.reference.clone(),
+        repository: source_path(&locked.reference),
+        upstream,
+    };
+    Ok((image, resolved.single))
+}
+
+async fn plan_chart(
+    locked: &LockedChart,
+    sources: &Sources<'_>,
+    content: &mut Content,
+) -> Result<format::Chart> {
+    let chart: Chart = fetch::chart(&locked.from, sources).await?;
+    let digest = content.bytes(chart.manifest);
+    if digest != locked.digest {
+        return Err(stale(&format!("chart {}", locked.from), &locked.digest, &digest));
+    }
+    content.bytes(chart.config);
+    content.bytes(chart.content);
+    let mut values = Vec::new();
+    for file in &locked.values {
+        let bytes = fetch::values(&sources.base.join(&file.path))?;
+        let found = content.bytes(bytes);
+        if found != file.digest {
+            return Err(stale(&format!("values file {}", file.path), &file.digest, &found));
+        }
+        values.push(found);
+    }
+    Ok(format::Chart {
+        digest,
+        name: locked.name.clone(),
+        namespace: locked.namespace.clone(),
+        release: locked.release.clone(),
+        repository: format!("charts/{}", locked.name),
+        set: locked.set.clone(),
+        tag: crate::chart::tag(&locked.version),
+        values,
+        version: locked.version.clone(),
+    })
+}
+
+/// A file travels as an OCI artifact (image spec, "Guidelines for Artifact Usage"), so that any registry takes it.
+fn plan_file(
+    locked: &LockedFile,
+    version: &str,
+    sources: &Sources<'_>,
+    content: &mut Content,
+) -> format::File {
+    let kept = sources.cache.path(&locked.digest);
+    let origin = match kept {
+        Some(path) => Origin::File { path, offset: 0 },
+        None if locked.from.contains("://") => Origin::Url(locked.from.clone()),
+        None => Origin::File { path: sources.base.join(&locked.from), offset: 0 },
+    };
+    content.add(locked.digest, locked.size, origin, false);
+    let config = content.bytes(&b"{}"[..]);
+    let manifest = serde_json::json!({
+        "artifactType": "application/vnd.airlock.file.v1",
+        "config": {"digest": config, "mediaType": "application/vnd.oci.empty.v1+json", "size": 2},
+        "layers": [{
+            "annotations": {"org.opencontainers.image.title": locked.name},
+            "digest": locked.digest,
+            "mediaType": "application/octet-stream",
+            "size": locked.size,
+        }],
+        "mediaType": OCI_MANIFEST,
+        "schemaVersion": 2,
+    });
+    let platform =
+        locked.platform.as_ref().map(|p| format!("-{}", p.to_string().replace('/', "-"))).unwrap_or_default();
+    format::File {
+        digest: locked.digest,
+        manifest: content.bytes(manifest.to_string()),
+        name: locked.name.clone(),
+        platform: locked.platform.clone(),
+        repository: format!("files/{}", locked.name),
+        tag: format!("{}{platform}", crate::chart::tag(version)),
+    }
+}
+
+fn lay_out(
+    mut manifest: Manifest,
+    singles: &[(Reference, ImageManifest)],
+    lock_text: &str,
+    content: Content,
+) -> Result<Plan> {
+    let laying_out = || format!("laying out bundle {}", manifest.name);
+    let index = index(&manifest, &content).map_err(|e| Error::input(laying_out(), e))?;
+    let singles: Vec<_> = singles.iter().map(|(reference, manifest)| (reference, manifest)).collect();
+    let docker = format::docker_manifest(&singles).map_err(|e| Error::input(laying_out(), e))?;
+    let fixed: [(&str, Bytes); 4] = [
+        (format::OCI_LAYOUT, format::OCI_LAYOUT_CONTENT.into()),
+        (format::INDEX, index.into()),
+        (format::DOCKER_MANIFEST, docker.into()),
+        (format::LOCK, Bytes::copy_from_slice(lock_text.as_bytes())),
+    ];
+    let mut entries = Vec::new();
+    let mut origins = Vec::new();
+    for (path, bytes) in fixed {
+        entries.push(ListedEntry {
+            path: path.into(),
+            sha256: Sha256Hex(Digest::of(&bytes)),
+            size: bytes.len() as u64,
+        });
+        origins.push(Origin::Bytes(bytes));
+    }
+    let (small, large): (Vec<_>, Vec<_>) = content.blobs.into_iter().partition(|(_, planned)| planned.small);
+    for (digest, planned) in small.into_iter().chain(large) {
+        entries.push(ListedEntry {
+            path: format::blob_path(&digest),
+            sha256: Sha256Hex(digest),
+            size: planned.size,
+        });
+        origins.push(planned.origin);
+    }
+    let name = manifest.name.clone();
+    manifest.entries = entries;
+    let manifest_bytes =
+        manifest.to_bytes().map_err(|e| Error::input(format!("laying out bundle {name}"), e))?;
+    let layout = manifest
+        .layout(manifest_bytes.len() as u64, sign::ENTRY_SIZE)
+        .map_err(|e| Error::input(format!("laying out bundle {name}"), e))?;
+    Ok(Plan { manifest, manifest_bytes, layout, origins })
+}
+
+fn index(manifest: &Manifest, content: &Content) -> std::result::Result<Vec<u8>, serde_json::Error> {
+    let size = |digest: &Digest| content.blobs.get(digest).map_or(0, |planned| planned.size);
+    let images = manifest.images.iter().map(|image| Indexed {
+        name: Name::Image(&image.reference),
+        digest: &image.digest,
+        media_type: &image.media_type,
+        size: size(&image.digest),
+    });
+    let artifact = |repository: &str, tag: &str| Name::Artifact(format!("{repository}:{tag}"));
+    let charts = manifest.charts.iter().map(|chart| Indexed {
+        name: artifact(&chart.repository, &chart.tag),
+        digest: &chart.digest,
+        media_type: OCI_MANIFEST,
+        size: size(&chart.digest),
+    });
+    let files = manifest.files.iter().map(|file| Indexed {
+        name: artifact(&file.repository, &file.tag),
+        digest: &file.manifest,
+        media_type: OCI_MANIFEST,
+        size: size(&file.manifest),
+    });
+    format::index_json(&images.chain(charts).chain(files).collect::<Vec<_>>())
+}
+
+fn stale(what: &str, pinned: &Digest, found: &Digest) -> Error {
+    Error::input(format!("planning {what}"), format!("images.lock pins {pinned}, and now it is {found}"))
+        .hint("the lock is stale: run `airlock lock`, look at the difference, and build again")
+}

@@ -1,0 +1,164 @@
+//! The command line: definitions, and the printer that all output goes through. One file a verb below.
+
+mod build;
+mod inspect;
+mod install;
+mod keys;
+mod lock;
+mod printer;
+mod push;
+mod serve;
+mod verify;
+
+use std::path::PathBuf;
+
+use bundler::registry::{Client, Options};
+use bundler::{Error, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use printer::Printer;
+
+/// Carries Helm charts and their container images across an air gap, in one signed file.
+///
+/// Exit codes: 0 done; 1 input or state of this machine; 2 refused for trust (signature, digest, policy); 3 network or
+/// registry; 4 cluster or helm.
+#[derive(Parser)]
+#[command(name = "airlock", version, max_term_width = 110, propagate_version = true)]
+pub struct Cli {
+    /// Print results as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say more on stderr; twice for what goes over the network.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// When to use colour.
+    #[arg(long, global = true, value_enum, default_value = "auto")]
+    color: Color,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Color {
+    /// At a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Pin what bundle.toml wants: render the charts, resolve every tag to a digest, write images.lock.
+    Lock(lock::Args),
+    /// Build the bundle of images.lock, signed.
+    Build(build::Args),
+    /// Keys for signing bundles.
+    Keys(keys::Args),
+    /// Check a bundle's signature, structure and every byte of its content.
+    Verify(verify::Args),
+    /// Show what is in a bundle, and who signed it.
+    Inspect(inspect::Args),
+    /// Be a read-only OCI registry, straight from the bundle.
+    Serve(serve::Args),
+    /// Push a bundle into an OCI registry.
+    Push(push::Args),
+    /// Verify, push, and install the charts with every reference rewritten to the site's registry.
+    Install(install::Args),
+    /// What helm runs while `install` applies a chart.
+    #[command(hide = true)]
+    PostRender(install::PostRenderArgs),
+}
+
+/// How registries are reached.
+#[derive(Args)]
+struct Network {
+    /// A PEM file with more certificate authorities to trust.
+    #[arg(long, value_name = "FILE", env = "AIRLOCK_CA_FILE", value_delimiter = ',')]
+    ca_file: Vec<PathBuf>,
+    /// Registries that are spoken to over plain HTTP. Those on this machine are found out by themselves.
+    #[arg(long, value_name = "HOST[:PORT]", env = "AIRLOCK_PLAIN_HTTP", value_delimiter = ',')]
+    plain_http: Vec<String>,
+    /// Read a registry's images from another place.
+    #[arg(
+        long = "mirror",
+        value_name = "HOST=REGISTRY[/PREFIX]",
+        env = "AIRLOCK_MIRRORS",
+        value_delimiter = ','
+    )]
+    mirrors: Vec<String>,
+}
+
+impl Network {
+    fn client(&self) -> Result<Client> {
+        let mirror = |text: &String| match text.split_once('=') {
+            Some((host, place)) if !host.is_empty() && !place.is_empty() => Ok((host.into(), place.into())),
+            _ => Err(Error::input("reading --mirror", format!("{text:?} is not HOST=REGISTRY[/PREFIX]"))),
+        };
+        Client::new(&Options {
+            ca_files: self.ca_file.clone(),
+            plain_http: self.plain_http.clone(),
+            mirrors: self.mirrors.iter().map(mirror).collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// A bundle, and whose signature on it counts.
+#[derive(Args)]
+struct Trusted {
+    /// The bundle.
+    bundle: PathBuf,
+    /// Public key (PEM) of who built it; any of several.
+    #[arg(
+        long = "key",
+        value_name = "FILE",
+        env = "AIRLOCK_KEY",
+        required_unless_present = "insecure_skip_verify"
+    )]
+    keys: Vec<PathBuf>,
+    /// Take the bundle whoever signed it, or nobody. Damage is still found, malice is not.
+    #[arg(long, conflicts_with = "keys")]
+    insecure_skip_verify: bool,
+}
+
+impl Trusted {
+    fn open(&self, printer: &Printer) -> Result<bundler::verify::VerifiedBundle> {
+        let trust = if self.insecure_skip_verify {
+            printer.warn(
+                "the signature is NOT checked (--insecure-skip-verify): anybody may have made this bundle",
+            );
+            bundler::verify::Trust::InsecureSkipVerify
+        } else {
+            bundler::verify::Trust::Keys(
+                self.keys.iter().map(|path| keys::read_public(path)).collect::<Result<_>>()?,
+            )
+        };
+        bundler::bundle::Bundle::open(&self.bundle)?.verify(&trust)
+    }
+}
+
+impl Cli {
+    /// Where output goes.
+    pub fn printer(&self) -> Printer {
+        let auto = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) && printer::at_terminal();
+        let color = self.color == Color::Always || (self.color == Color::Auto && auto);
+        Printer::new(self.json, self.verbose, color)
+    }
+
+    /// Runs the verb.
+    pub async fn run(&self, printer: &Printer) -> Result<()> {
+        match &self.verb {
+            Verb::Lock(args) => lock::run(args, printer).await,
+            Verb::Build(args) => build::run(args, printer).await,
+            Verb::Keys(args) => keys::run(args, printer),
+            Verb::Verify(args) => verify::run(args, printer),
+            Verb::Inspect(args) => inspect::run(args, printer),
+            Verb::Serve(args) => serve::run(args, printer).await,
+            Verb::Push(args) => push::run(args, printer).await,
+            Verb::Install(args) => install::run(args, printer).await,
+            Verb::PostRender(args) => install::post_render(args),
+        }
+    }
+}

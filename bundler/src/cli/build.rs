@@ -1,0 +1,77 @@
+//! `airlock build`.
+
+use std::path::PathBuf;
+
+use bundler::cache::ContentCache;
+use bundler::plan::{Sources, plan};
+use bundler::{Error, Result};
+
+use super::printer::human;
+use super::{Network, Printer, keys, lock};
+
+/// Arguments of `build`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// What is wanted: the lock must have been made from it.
+    #[arg(long, value_name = "FILE", default_value = "bundle.toml")]
+    file: PathBuf,
+    /// The pins.
+    #[arg(long, value_name = "FILE", default_value = "images.lock")]
+    lock_file: PathBuf,
+    /// The bundle; NAME-VERSION.tar otherwise.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Private key to sign with.
+    #[arg(long, value_name = "FILE", required_unless_present = "unsigned")]
+    key: Option<PathBuf>,
+    /// File with the private key's password; AIRLOCK_PASSWORD, COSIGN_PASSWORD or a prompt otherwise.
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Don't sign. Every later step refuses such a bundle unless told otherwise.
+    #[arg(long, conflicts_with = "key")]
+    unsigned: bool,
+    #[command(flatten)]
+    network: Network,
+}
+
+pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
+    let spec = lock::read_spec(&args.file)?;
+    let (lock, text) = lock::read_lock(&args.lock_file)?.ok_or_else(|| {
+        Error::input(format!("reading {}", args.lock_file.display()), "there is no such file")
+            .hint("run `airlock lock` first")
+    })?;
+    if lock.spec != spec.digest() {
+        return Err(Error::input(
+            format!("comparing {} with {}", args.lock_file.display(), args.file.display()),
+            "the lock is stale: it was made from another bundle.toml",
+        )
+        .hint("run `airlock lock`, look at the difference, and build again"));
+    }
+    let key = args
+        .key
+        .as_deref()
+        .map(|path| keys::read_private(path, args.password_file.as_deref()))
+        .transpose()?;
+    let output =
+        args.output.clone().unwrap_or_else(|| format!("{}-{}.tar", lock.name, lock.bundle_version).into());
+    let cache = ContentCache::of_user();
+    let client = args.network.client()?;
+    let sources = Sources { client: &client, cache: &cache, base: lock::base(&args.file) };
+    let plan = plan(&lock, &text, &sources).await?;
+    let built = bundler::build::build(plan, key.as_ref(), &client, &output, &printer.progress()).await?;
+    if args.unsigned {
+        printer.warn("the bundle is not signed (--unsigned)");
+    }
+    let value = serde_json::json!({
+        "bundle": output, "size": built.size, "manifest_digest": built.manifest_digest, "signed": key.is_some(),
+    });
+    printer.result(&value, || {
+        format!(
+            "{} {} ({} bytes), manifest {}\n",
+            output.display(),
+            human(built.size),
+            built.size,
+            built.manifest_digest
+        )
+    })
+}

@@ -1,0 +1,68 @@
+//! `airlock inspect`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use bundler::bundle::Bundle;
+use bundler::verify::Trust;
+use bundler::{Result, sign};
+
+use super::printer::human;
+use super::{Printer, keys};
+
+/// Arguments of `inspect`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The bundle.
+    bundle: PathBuf,
+    /// Public key (PEM): check the signature too. Without one, what is shown is only what the file says of itself.
+    #[arg(long = "key", value_name = "FILE", env = "AIRLOCK_KEY")]
+    keys: Vec<PathBuf>,
+}
+
+pub fn run(args: &Args, printer: &Printer) -> Result<()> {
+    let bundle = Bundle::open(&args.bundle)?;
+    let claims = sign::signer_hint(bundle.signature());
+    let size = bundle.layout().file_size;
+    let manifest = bundle.manifest().clone();
+    let mut verified = None;
+    if !args.keys.is_empty() {
+        let trusted = args.keys.iter().map(|path| keys::read_public(path)).collect::<Result<_>>()?;
+        verified = bundle.verify(&Trust::Keys(trusted))?.signer().map(str::to_string);
+    }
+    let value = serde_json::json!({
+        "bundle": args.bundle, "size": size, "signed_by": verified, "claims_key": claims, "manifest": manifest,
+    });
+    printer.result(&value, || {
+        let mut text = format!(
+            "{} {}  serial {}, made {}, {}\n",
+            manifest.name,
+            manifest.version,
+            manifest.serial,
+            manifest.created,
+            human(size)
+        );
+        let _ = match (&verified, &claims) {
+            (Some(id), _) => writeln!(text, "signed by key {id}"),
+            (None, Some(id)) => writeln!(text, "says it is signed by key {id}; NOT checked: give --key"),
+            (None, None) => writeln!(text, "NOT signed"),
+        };
+        for chart in &manifest.charts {
+            let namespace = chart.namespace.as_deref().unwrap_or("default");
+            let _ = writeln!(
+                text,
+                "chart  {} {}  release {}, namespace {namespace}",
+                chart.name, chart.version, chart.release
+            );
+        }
+        for image in &manifest.images {
+            let platforms: Vec<_> = image.platforms.keys().map(ToString::to_string).collect();
+            let _ = writeln!(text, "image  {}@{}  {}", image.reference, image.digest, platforms.join(", "));
+        }
+        for file in &manifest.files {
+            let platform = file.platform.as_ref().map(|p| format!("  {p}")).unwrap_or_default();
+            let _ = writeln!(text, "file   {} {}{platform}", file.name, file.digest);
+        }
+        text
+    })
+}

@@ -1,0 +1,62 @@
+//! `airlock keys generate`, and reading keys for the other verbs.
+
+use std::path::{Path, PathBuf};
+
+use bundler::sign::{self, PublicKey, SigningKey, password};
+use bundler::{Error, Result};
+use clap::Subcommand;
+
+use super::Printer;
+
+/// Arguments of `keys`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Make a key pair in cosign's format: NAME.key, encrypted, and NAME.pub.
+    Generate {
+        /// Where the files go.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        output_dir: PathBuf,
+        /// Name of the files.
+        #[arg(long, default_value = "airlock")]
+        name: String,
+        /// File with the password; AIRLOCK_PASSWORD, COSIGN_PASSWORD or a prompt otherwise.
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+}
+
+pub fn run(args: &Args, printer: &Printer) -> Result<()> {
+    let Verb::Generate { output_dir, name, password_file } = &args.verb;
+    let password = password::for_new_key(password_file.as_deref())?;
+    let key = SigningKey::generate()?;
+    let (private, public) = sign::write_key_pair(output_dir, name, &key, &password)?;
+    let id = key.public_key().key_id();
+    let value = serde_json::json!({"private_key": private, "public_key": public, "key_id": id});
+    printer.result(&value, || {
+        format!(
+            "{}  private, encrypted: keep it where bundles are built\n{}  public: give it to the sites, apart from the bundles\nkey id {id}\n",
+            private.display(),
+            public.display()
+        )
+    })
+}
+
+pub fn read_public(path: &Path) -> Result<PublicKey> {
+    let reading = || format!("reading public key {}", path.display());
+    let pem = std::fs::read_to_string(path).map_err(|e| Error::input(reading(), e))?;
+    PublicKey::from_pem(&pem).map_err(|e| e.within(reading()))
+}
+
+pub fn read_private(path: &Path, password_file: Option<&Path>) -> Result<SigningKey> {
+    let reading = || format!("reading private key {}", path.display());
+    let pem = std::fs::read_to_string(path)
+        .map_err(|e| Error::input(reading(), e).hint("make a key pair with `airlock keys generate`"))?;
+    let password = password::for_existing_key(password_file)?;
+    SigningKey::from_cosign_pem(&pem, &password).map_err(|e| e.within(reading()))
+}

@@ -1,0 +1,194 @@
+//! `airlock lock`.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use bundler::cache::ContentCache;
+use bundler::helm::Helm;
+use bundler::lock::{Lock, Pinned, Update, pin};
+use bundler::plan::Sources;
+use bundler::spec::Spec;
+use bundler::{Error, Result};
+
+use super::{Network, Printer};
+
+/// Arguments of `lock`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// What is wanted.
+    #[arg(long, value_name = "FILE", default_value = "bundle.toml")]
+    file: PathBuf,
+    /// Where the pins go; beside the spec.
+    #[arg(long, value_name = "FILE", default_value = "images.lock")]
+    lock_file: PathBuf,
+    /// Write nothing; fail if the lock is not what would be written.
+    #[arg(long, conflicts_with = "update")]
+    check: bool,
+    /// Let pins move: all, or only these (an image's reference, a chart's or file's name).
+    #[arg(long, value_name = "NAME", num_args = 0..)]
+    update: Option<Vec<String>>,
+    /// The helm to render charts with; the one on PATH otherwise.
+    #[arg(long, value_name = "PATH", env = "AIRLOCK_HELM")]
+    helm: Option<PathBuf>,
+    #[command(flatten)]
+    network: Network,
+}
+
+#[derive(serde::Serialize)]
+struct Outcome<'a> {
+    lock_file: &'a Path,
+    changed: bool,
+    serial: u64,
+    images: usize,
+    charts: usize,
+    files: usize,
+    bytes: u64,
+    /// Texts that look like references and were not taken for images.
+    possible: Vec<(String, String)>,
+}
+
+pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
+    let spec = read_spec(&args.file)?;
+    let previous = read_lock(&args.lock_file)?.map(|(lock, _)| lock);
+    let cache = ContentCache::of_user();
+    let client = args.network.client()?;
+    let sources = Sources { client: &client, cache: &cache, base: base(&args.file) };
+    let update = match &args.update {
+        None => Update::Nothing,
+        Some(names) if names.is_empty() => Update::Everything,
+        Some(names) => Update::Only(names.iter().map(|name| in_full(name)).collect()),
+    };
+    let helm = || Helm::find(args.helm.as_deref());
+    let Pinned { lock, possible } = pin(&spec, previous.as_ref(), &update, &helm, &sources, &now()?).await?;
+    let changed = previous.as_ref() != Some(&lock);
+    if args.check && changed {
+        return Err(Error::input(
+            format!("checking {}", args.lock_file.display()),
+            difference(previous.as_ref(), &lock),
+        )
+        .hint("run `airlock lock` and commit what it writes"));
+    }
+    if changed {
+        write(&args.lock_file, &lock)?;
+    }
+    for (text, place) in &possible {
+        printer
+            .note(&format!("not taken for an image: {text} ({place}); if it is one, add it to bundle.toml"));
+    }
+    let outcome = Outcome {
+        lock_file: &args.lock_file,
+        changed,
+        serial: lock.serial,
+        images: lock.images.len(),
+        charts: lock.charts.len(),
+        files: lock.files.len(),
+        bytes: lock.images.iter().map(|i| i.size).chain(lock.files.iter().map(|f| f.size)).sum(),
+        possible,
+    };
+    printer.result(&outcome, || {
+        let mut text = String::new();
+        for image in &lock.images {
+            let _ = writeln!(text, "{} {}", image.reference, image.digest);
+        }
+        let word = if changed { "written" } else { "up to date" };
+        let Outcome { images, charts, files, serial, .. } = outcome;
+        let path = args.lock_file.display();
+        let _ =
+            writeln!(text, "{path} {word}: {images} images, {charts} charts, {files} files, serial {serial}");
+        text
+    })
+}
+
+/// A reference in full, or a name as it is.
+fn in_full(name: &str) -> String {
+    let reference = name.parse::<bundler::reference::Reference>();
+    // A chart's name is a reference to Docker Hub, too: without tag or slash it is taken for a name.
+    match reference {
+        Ok(reference) if name.contains([':', '/']) => reference.normalised().to_string(),
+        _ => name.into(),
+    }
+}
+
+/// What `--check` found, in a line.
+fn difference(old: Option<&Lock>, new: &Lock) -> String {
+    let Some(old) = old else { return "there is no lock yet".into() };
+    let mut parts = Vec::new();
+    for image in &new.images {
+        match old.images.iter().find(|o| o.reference == image.reference) {
+            None => parts.push(format!("{} is not pinned", image.reference)),
+            Some(o) if o.digest != image.digest => {
+                parts.push(format!("{} is {} now", image.reference, image.digest))
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = old.images.iter().filter(|o| !new.images.iter().any(|i| i.reference == o.reference));
+    parts.extend(gone.map(|o| format!("{} is not wanted any more", o.reference)));
+    for chart in &new.charts {
+        if !old.charts.iter().any(|o| o.release == chart.release && o.digest == chart.digest) {
+            parts.push(format!("chart {} has changed", chart.release));
+        }
+    }
+    if parts.is_empty() {
+        parts.push("bundle.toml, a values file or a file has changed".into());
+    }
+    format!("it is stale: {}", parts.join("; "))
+}
+
+/// Directory that relative paths in a spec or lock start from.
+pub fn base(file: &Path) -> &Path {
+    file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+pub fn read_spec(path: &Path) -> Result<Spec> {
+    let reading = || format!("reading {}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        Error::input(reading(), e)
+            .hint("say what the bundle is to hold in bundle.toml, or name it with --file")
+    })?;
+    Spec::parse(&text).map_err(|e| Error::input(reading(), e))
+}
+
+/// The lock and its text, if there is one.
+pub fn read_lock(path: &Path) -> Result<Option<(Lock, String)>> {
+    let reading = || format!("reading {}", path.display());
+    match std::fs::read_to_string(path) {
+        Ok(text) => {
+            let lock = Lock::parse(&text).map_err(|e| {
+                Error::input(reading(), e).hint("delete it and run `airlock lock` to make it anew")
+            })?;
+            Ok(Some((lock, text)))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::input(reading(), e)),
+    }
+}
+
+/// Beside the final name first: a lock is whole, or the one from before.
+fn write(path: &Path, lock: &Lock) -> Result<()> {
+    use std::io::Write as _;
+    let writing = |e: std::io::Error| Error::input(format!("writing {}", path.display()), e);
+    let text = lock.to_toml().map_err(|e| Error::input("writing TOML", e))?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".images-lock-")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(base(path))
+        .map_err(writing)?;
+    file.write_all(text.as_bytes()).map_err(writing)?;
+    file.persist(path).map_err(|e| writing(e.error))?;
+    Ok(())
+}
+
+/// The time for `created`: SOURCE_DATE_EPOCH if it is set, else the clock.
+fn now() -> Result<String> {
+    let time = match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) => {
+            let seconds = text.parse().ok().and_then(|s| chrono::DateTime::from_timestamp(s, 0));
+            seconds.ok_or_else(|| {
+                Error::input("reading SOURCE_DATE_EPOCH", format!("{text:?} is not seconds since 1970"))
+            })?
+        }
+        Err(_) => chrono::Utc::now(),
+    };
+    Ok(time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
+}

@@ -1,7 +1,10 @@
-//! Tests against real parts: `cargo xtask test` sets them up and runs these.
+//! Tests of the binary and of the library with real parts: `cargo xtask test` sets those up and runs all of it.
 
+mod hostile;
 mod liar;
 mod parts;
+mod pipeline;
 mod registry;
 mod rewrite;
 mod source;
+mod world;

@@ -1,0 +1,217 @@
+//! Bundles that were damaged or made to deceive: always refused, with exit code 2.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use bundler::Kind;
+use bundler::bundle::Bundle;
+use bundler::progress::Silent;
+use bundler::sign::PublicKey;
+use bundler::verify::Trust;
+
+use crate::world::World;
+
+fn trust(world: &World) -> Trust {
+    let pem = std::fs::read_to_string(world.path("airlock.pub")).expect("a public key");
+    Trust::Keys(vec![PublicKey::from_pem(&pem).expect("a public key")])
+}
+
+/// All that `airlock verify` does, in this process.
+fn verify(path: &Path, trust: &Trust) -> bundler::Result<()> {
+    Bundle::open(path)?.verify(trust)?.check_all(&Silent)
+}
+
+#[test]
+fn one_flipped_bit_anywhere_is_refused() {
+    let world = World::with_bundle();
+    let (path, trust) = (world.path("app.tar"), trust(&world));
+    verify(&path, &trust).expect("the bundle as it was built");
+    let bytes = std::fs::read(&path).expect("the bundle");
+    let file = File::options().write(true).open(&path).expect("the bundle");
+    for (at, byte) in bytes.iter().enumerate() {
+        // Another bit at each place; all eight of a byte are covered every eight bytes.
+        file.write_at(&[byte ^ (1 << (at % 8))], at as u64).expect("write");
+        match verify(&path, &trust) {
+            Err(error) if error.kind() == Kind::Trust => {}
+            other => panic!("byte {at} flipped: {other:?}"),
+        }
+        file.write_at(&[*byte], at as u64).expect("write");
+    }
+    verify(&path, &trust).expect("the bundle as it was");
+}
+
+#[test]
+fn truncation_at_any_length_is_refused() {
+    let world = World::with_bundle();
+    let (path, trust) = (world.path("app.tar"), trust(&world));
+    let file = File::options().write(true).open(&path).expect("the bundle");
+    let size = file.metadata().expect("its size").len();
+    for length in (0..size).rev() {
+        file.set_len(length).expect("truncate");
+        match verify(&path, &trust) {
+            Err(error) if error.kind() == Kind::Trust => {}
+            other => panic!("cut to {length} of {size} bytes: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn trailing_bytes_are_refused() {
+    for extra in [&[0][..], &[1], &[0; 512], &[0; 1024], &[7; 5000]] {
+        let world = World::with_bundle();
+        let mut bytes = std::fs::read(world.path("app.tar")).expect("the bundle");
+        bytes.extend(extra);
+        world.write("app.tar", &bytes);
+        world.run(&["verify", "app.tar", "--key", "airlock.pub"]).exits(2).says("follow after its end");
+    }
+}
+
+/// Entries of a tar, as name and content.
+fn entries(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut archive = tar::Archive::new(File::open(path).expect("the bundle"));
+    let read = |entry: std::io::Result<tar::Entry<File>>| {
+        let mut entry = entry.expect("an entry");
+        let name = entry.path().expect("a path").to_string_lossy().into_owned();
+        let mut content = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut content).expect("content");
+        (name, content)
+    };
+    archive.entries().expect("entries").map(read).collect()
+}
+
+/// A header as the format has it, but for the name and what follows from it.
+fn header(size: usize) -> tar::Header {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(size as u64);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_device_major(0).expect("ustar");
+    header.set_device_minor(0).expect("ustar");
+    header
+}
+
+/// The checksum as POSIX has it: six digits, NUL, space.
+fn set_checksum(header: &mut tar::Header) {
+    header.set_cksum();
+    let sum = header.cksum().expect("a checksum");
+    header.as_old_mut().cksum.copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+}
+
+/// Writes the tar anew with another tool, changed by `change`.
+fn repack(world: &World, change: impl FnOnce(&mut Vec<(String, Vec<u8>)>)) {
+    let mut list = entries(&world.path("app.tar"));
+    change(&mut list);
+    let mut tar = tar::Builder::new(File::create(world.path("app.tar")).expect("the bundle"));
+    for (name, content) in list {
+        let mut header = header(content.len());
+        // `set_path` refuses `..`; an attacker's tool does not.
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        set_checksum(&mut header);
+        tar.append(&header, content.as_slice()).expect("an entry");
+    }
+    tar.finish().expect("a tar");
+}
+
+#[test]
+fn other_entries_than_those_listed_are_refused() {
+    type Change = fn(&mut Vec<(String, Vec<u8>)>);
+    let changes: [(&str, Change); 7] = [
+        ("an extra entry at the end", |list| list.push(("extra".into(), b"x".to_vec()))),
+        ("an extra entry in between", |list| list.insert(3, ("extra".into(), b"x".to_vec()))),
+        ("a missing entry", |list| drop(list.remove(5))),
+        ("the last entry missing", |list| drop(list.pop())),
+        ("a duplicate", |list| list.push(list[4].clone())),
+        ("another order", |list| list.swap(5, 6)),
+        ("a path that climbs", |list| list[5].0 = "../../etc/cron.d/x".into()),
+    ];
+    for (what, change) in changes {
+        let world = World::with_bundle();
+        repack(&world, change);
+        let run = world.run(&["verify", "app.tar", "--key", "airlock.pub"]);
+        assert_eq!(run.code, 2, "{what}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn repacked_unchanged_it_is_still_good() {
+    // Shows that the refusals above are for the change, not for the repacking.
+    let world = World::with_bundle();
+    let before = std::fs::read(world.path("app.tar")).expect("the bundle");
+    repack(&world, |_| ());
+    assert!(
+        before == std::fs::read(world.path("app.tar")).expect("the bundle"),
+        "tar crate writes the same bytes"
+    );
+    world.run(&["verify", "app.tar", "--key", "airlock.pub"]).exits(0);
+}
+
+#[test]
+fn links_in_place_of_files_are_refused() {
+    for kind in
+        [tar::EntryType::Symlink, tar::EntryType::Link, tar::EntryType::Fifo, tar::EntryType::Directory]
+    {
+        let world = World::with_bundle();
+        let list = entries(&world.path("app.tar"));
+        let mut tar = tar::Builder::new(File::create(world.path("app.tar")).expect("the bundle"));
+        for (at, (name, content)) in list.into_iter().enumerate() {
+            let mut header = header(content.len());
+            header.set_path(&name).expect("a path");
+            if at == 6 {
+                header.set_entry_type(kind);
+                header.set_link_name("/etc/passwd").expect("a link");
+            }
+            set_checksum(&mut header);
+            tar.append(&header, content.as_slice()).expect("an entry");
+        }
+        tar.finish().expect("a tar");
+        world
+            .run(&["verify", "app.tar", "--key", "airlock.pub"])
+            .exits(2)
+            .says("what stands before the content");
+    }
+}
+
+#[test]
+fn no_key_wrong_key_and_no_signature_are_refused() {
+    let world = World::with_bundle();
+    world.run(&["verify", "app.tar"]).exits(1).says("--key");
+    world.keys("other");
+    world.run(&["verify", "app.tar", "--key", "other.pub"]).exits(2).says("key");
+    world.run(&["verify", "app.tar", "--key", "other.pub", "--key", "airlock.pub"]).exits(0);
+
+    world.run(&["build", "--output", "plain.tar"]).exits(1).says("--key");
+    world.run(&["build", "--unsigned", "--output", "plain.tar"]).exits(0).says("not signed");
+    world.run(&["verify", "plain.tar", "--key", "airlock.pub"]).exits(2).says("not signed");
+    world.run(&["verify", "plain.tar", "--insecure-skip-verify"]).exits(0).says("NOT checked");
+}
+
+#[test]
+fn what_is_no_bundle_is_called_so() {
+    let world = World::with_bundle();
+    world.write("text.tar", &b"hello ".repeat(1000));
+    world.write("empty.tar", b"");
+    for name in ["text.tar", "empty.tar"] {
+        world.run(&["verify", name, "--key", "airlock.pub"]).exits(2).says("no bundle");
+    }
+    world.run(&["verify", "gone.tar", "--key", "airlock.pub"]).exits(1).says("No such file");
+    world.run(&["verify", ".", "--key", "airlock.pub"]).exits(1).says("not a regular file");
+    // A partial bundle is called what it is.
+    let mut list = entries(&world.path("app.tar"));
+    list.insert(2, ("airlock.partial.json".into(), b"{}".to_vec()));
+    repack(&world, |all| *all = list);
+    world.run(&["verify", "app.tar", "--key", "airlock.pub"]).exits(1).says("partial bundle");
+}
+
+#[test]
+fn damage_is_found_without_a_signature_too() {
+    let world = World::with_bundle();
+    let mut bytes = std::fs::read(world.path("app.tar")).expect("the bundle");
+    let last_of_content = bytes.iter().rposition(|b| *b != 0).expect("content");
+    bytes[last_of_content] ^= 1;
+    world.write("app.tar", &bytes);
+    world.run(&["verify", "app.tar", "--insecure-skip-verify"]).exits(2).says("not what its digest says");
+}

@@ -1,0 +1,130 @@
+//! `lock` and `build` as a release engineer runs them, without a network.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use bundler::digest::Digest;
+
+use crate::world::World;
+
+#[test]
+fn the_same_lock_and_key_give_the_same_bytes() {
+    let world = World::with_bundle();
+    let first = std::fs::read(world.path("app.tar")).expect("the bundle");
+    // Another day, another directory, another order of arrival.
+    std::fs::create_dir(world.path("elsewhere")).expect("a directory");
+    let mut later = world.command(&["build", "--key", "airlock.key", "--output", "elsewhere/b.tar"]);
+    assert!(later.env("SOURCE_DATE_EPOCH", "1900000000").status().expect("airlock").success());
+    let second = std::fs::read(world.path("elsewhere/b.tar")).expect("the bundle");
+    assert_eq!(Digest::of(&first), Digest::of(&second));
+}
+
+#[test]
+fn a_lock_stays_until_something_changes() {
+    let world = World::with_bundle();
+    let before = std::fs::read_to_string(world.path("images.lock")).expect("the lock");
+    let mut later = world.command(&["lock"]);
+    assert!(later.env("SOURCE_DATE_EPOCH", "1900000000").status().expect("airlock").success());
+    assert_eq!(before, std::fs::read_to_string(world.path("images.lock")).expect("the lock"));
+    world.run(&["lock", "--check"]).exits(0);
+
+    world.image("redis", &["linux/amd64"], b"redis, newer");
+    world.run(&["lock", "--check"]).exits(1).says("docker.io/library/redis:8 is sha256:");
+    world.run(&["build", "--key", "airlock.key", "--output", "b.tar"]).exits(1).says("stale");
+    assert!(!world.path("b.tar").exists() && !world.path("b.tar.partial").exists());
+    world.run(&["lock"]).exits(0);
+    let after = std::fs::read_to_string(world.path("images.lock")).expect("the lock");
+    assert!(before.contains("serial = 1\n") && after.contains("serial = 2\n"), "{after}");
+}
+
+#[test]
+fn a_lock_of_another_spec_is_stale() {
+    let world = World::with_bundle();
+    let text = std::fs::read_to_string(world.path("bundle.toml")).expect("the spec");
+    world.write("bundle.toml", text.replace("1.0.0", "1.0.1").as_bytes());
+    world.run(&["build", "--key", "airlock.key"]).exits(1).says("airlock lock");
+    world.write("notes.txt", b"other\n");
+    world.write("bundle.toml", text.as_bytes());
+    world.run(&["build", "--key", "airlock.key"]).exits(2).says("notes.txt");
+    std::fs::remove_file(world.path("images.lock")).expect("remove");
+    world.run(&["build", "--key", "airlock.key"]).exits(1).says("run `airlock lock` first");
+}
+
+#[test]
+fn platforms_that_an_image_lacks_are_named() {
+    let world = World::new();
+    world.image("one", &["linux/arm64"], b"x");
+    world.spec("[[image]]\nref = \"one:1\"\nfrom = \"oci:one\"\n");
+    world.run(&["lock"]).exits(1).says("linux/amd64").says("linux/arm64").says("bundle.toml asks for");
+    assert!(!world.path("images.lock").exists());
+    world.image("two", &["linux/arm64", "linux/s390x"], b"x");
+    world.spec("[[image]]\nref = \"two:1\"\nfrom = \"oci:two\"\n");
+    world.run(&["lock"]).exits(1).says("linux/arm64, linux/s390x");
+}
+
+#[test]
+fn platforms_are_cut_out_of_an_index_that_travels_as_evidence() {
+    let world = World::new();
+    world.image("multi", &["linux/amd64", "linux/arm64", "linux/s390x"], b"x");
+    world.keys("airlock");
+    let head = "name = \"app\"\nversion = \"1\"\n";
+    let image = "[[image]]\nref = \"multi:1\"\nfrom = \"oci:multi\"\n";
+    for (platforms, carried, evidence) in [
+        ("[\"linux/amd64\"]", 1, true),
+        ("[\"linux/amd64\", \"linux/s390x\"]", 2, true),
+        ("[\"linux/amd64\", \"linux/arm64\", \"linux/s390x\"]", 3, false),
+        ("[\"all\"]", 3, false),
+    ] {
+        world.write("bundle.toml", format!("{head}platforms = {platforms}\n{image}").as_bytes());
+        world.run(&["lock"]).exits(0);
+        world.build("multi.tar");
+        world.run(&["verify", "multi.tar", "--key", "airlock.pub"]).exits(0);
+        let inspected = world.run(&["inspect", "multi.tar", "--json"]).exits(0).json();
+        let image = &inspected["manifest"]["images"][0];
+        assert_eq!(image["platforms"].as_object().map(serde_json::Map::len), Some(carried), "{platforms}");
+        assert_eq!(image["upstream"].is_string(), evidence, "{platforms}: {image}");
+    }
+}
+
+#[test]
+fn targets_that_cannot_be_written_are_named() {
+    let world = World::with_bundle();
+    let build = |output: &str| world.run(&["build", "--key", "airlock.key", "--output", output]);
+    build("no/such/dir/app.tar").exits(1).says("no/such/dir/app.tar").says("hint:");
+    build(".").exits(1).says("directory");
+    // Root writes anywhere, but not into /proc.
+    build("/proc/app.tar").exits(1).says("/proc/app.tar");
+    assert!(!world.path("app.tar.partial").exists());
+}
+
+#[test]
+fn wrong_passwords_and_keys_are_named() {
+    let world = World::with_bundle();
+    let mut wrong = world.command(&["build", "--key", "airlock.key"]);
+    let run: crate::world::Run = wrong.env("AIRLOCK_PASSWORD", "wrong").output().expect("airlock").into();
+    run.exits(1).says("password");
+    let mut none = world.command(&["build", "--key", "airlock.key"]);
+    let run: crate::world::Run = none.env_remove("AIRLOCK_PASSWORD").output().expect("airlock").into();
+    run.exits(1).says("--password-file");
+    world.run(&["build", "--key", "airlock.pub"]).exits(1).says("airlock.pub");
+    world.run(&["keys", "generate"]).exits(1).says("airlock.key");
+    let mode = std::fs::metadata(world.path("airlock.key")).expect("the key").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn inspect_says_what_is_checked() {
+    let world = World::with_bundle();
+    let plain = world.run(&["inspect", "app.tar"]).exits(0);
+    assert!(
+        plain.stdout.contains("NOT checked") && plain.stdout.contains("quay.io/a/web:1.0@sha256:"),
+        "{}",
+        plain.stdout
+    );
+    let checked = world.run(&["inspect", "app.tar", "--key", "airlock.pub"]).exits(0);
+    assert!(checked.stdout.contains("\nsigned by key "), "{}", checked.stdout);
+    let json = world.run(&["verify", "app.tar", "--key", "airlock.pub", "--json"]).exits(0).json();
+    assert_eq!(json["name"], "app");
+    let error = world.run(&["verify", "gone.tar", "--key", "airlock.pub", "--json"]).exits(1);
+    let value: serde_json::Value = serde_json::from_str(&error.stderr).expect("JSON on stderr");
+    assert_eq!(value["exit_code"], 1);
+}

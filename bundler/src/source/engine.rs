@@ -22,10 +22,9 @@ const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 /// How many pieces of the stream may wait for the disk.
 const WAITING: usize = 16;
 
-/// Opens an image of the engine that `DOCKER_HOST` names; converts it unless `cache` has it.
-pub(super) async fn open(image: &EngineImage, cache: &ContentCache) -> Result<LocalImage> {
-    let host = std::env::var("DOCKER_HOST").unwrap_or_default();
-    Engine::at(if host.is_empty() { DEFAULT_HOST } else { &host })?.open(image, cache).await
+/// Opens an image of the engine at `host`; converts it unless `cache` has it.
+pub(super) async fn open(host: &str, image: &EngineImage, cache: &ContentCache) -> Result<LocalImage> {
+    Engine::at(if host.is_empty() { DEFAULT_HOST } else { host })?.open(image, cache).await
 }
 
 /// How an engine is reached.

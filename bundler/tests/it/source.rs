@@ -5,7 +5,12 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use bundler::cache::ContentCache;
 use bundler::chart::Chart;
+use bundler::digest::{Digest, Hasher};
+use bundler::image::{self, ImageManifest, Parsed};
+use bundler::source::{LocalImage, Located, Machine, Transport};
+use serde_json::Value;
 
 /// Runs a program that must succeed, and returns what it prints.
 fn run(program: &str, args: &[&str]) -> String {
@@ -99,7 +104,170 @@ fn a_chart_directory_is_packed_as_helm_packs_it() {
 
     let fetched = Chart::from_bytes("hello-0.1.0.tgz", by_helm.clone()).expect("a packed chart");
     assert_eq!(fetched.content, by_helm);
-    let json = |chart: &Chart| serde_json::from_slice::<serde_json::Value>(&chart.config).expect("JSON");
+    let json = |chart: &Chart| serde_json::from_slice::<Value>(&chart.config).expect("JSON");
     assert_eq!(json(&fetched), json(&ours));
     assert_eq!(json(&ours)["dependencies"][1]["alias"], "p");
+}
+
+/// The Docker engine that the tests use.
+fn docker_host() -> String {
+    std::env::var("AIRLOCK_TEST_DOCKER_HOST")
+        .expect("AIRLOCK_TEST_DOCKER_HOST must name a Docker engine's socket")
+}
+
+fn docker(args: &[&str]) -> String {
+    run("docker", &[&["--host", &docker_host()], args].concat())
+}
+
+/// An image that the engine built from these files, one a layer; gone when dropped.
+struct Built(String);
+
+impl Built {
+    fn from(name: &str, files: &[&str]) -> Self {
+        let context = tempfile::tempdir().expect("a directory");
+        let mut steps = String::from("FROM scratch\nENV A=b\n");
+        for file in files {
+            // More than a buffer's worth, so that a layer arrives in several pieces.
+            fs::write(context.path().join(file), file.repeat(1 << 20)).expect("written");
+            steps += &format!("COPY {file} /{file}\n");
+        }
+        fs::write(context.path().join("Dockerfile"), steps).expect("written");
+        docker(&["build", "--quiet", "--no-cache", "--tag", name, text(context.path())]);
+        Self(name.into())
+    }
+
+    /// A field of what the engine says of it.
+    fn inspect(&self, field: &str) -> Value {
+        let json = docker(&["image", "inspect", "--format", &format!("{{{{json {field}}}}}"), &self.0]);
+        serde_json::from_str(&json).expect("JSON")
+    }
+}
+
+impl Drop for Built {
+    fn drop(&mut self) {
+        let _ = Command::new("docker")
+            .args(["--host", &docker_host(), "image", "rm", "--force", &self.0])
+            .output();
+    }
+}
+
+fn machine(directory: &Path) -> Machine {
+    let cache = ContentCache::at(directory.join("cache"));
+    Machine { base: directory.into(), docker_host: docker_host(), cache }
+}
+
+async fn open(machine: &Machine, from: &str) -> bundler::Result<LocalImage> {
+    match from.parse().expect(from) {
+        Transport::Local(source) => machine.open(&source).await,
+        Transport::Registry(reference) => unreachable!("{reference}"),
+    }
+}
+
+fn digest_at(located: &Located) -> Digest {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = fs::File::open(&located.path).expect("the file");
+    file.seek(SeekFrom::Start(located.offset)).expect("the place");
+    let mut bytes = Vec::new();
+    file.take(located.size).read_to_end(&mut bytes).expect("the bytes");
+    let mut hasher = Hasher::default();
+    hasher.update(&bytes);
+    hasher.finish()
+}
+
+/// The image's manifest, after a look at every blob that it names.
+fn checked(image: &LocalImage) -> ImageManifest {
+    let bytes = image.manifest(&image.root.digest).expect("the manifest");
+    assert_eq!(bytes.len() as u64, image.root.size);
+    let Ok(Parsed::Manifest(manifest)) = image::parse(&image.root.media_type, &bytes) else {
+        unreachable!("{}", String::from_utf8_lossy(&bytes))
+    };
+    for blob in manifest.layers.iter().chain([&manifest.config]) {
+        let located = image.locate(&blob.digest).expect("the blob");
+        assert_eq!((digest_at(&located), located.size), (blob.digest, blob.size));
+    }
+    manifest
+}
+
+fn diff_ids(image: &LocalImage) -> Value {
+    let config = image.manifest(&checked(image).config.digest).expect("the config");
+    let config: Value = serde_json::from_slice(&config).expect("JSON");
+    config["rootfs"]["diff_ids"].clone()
+}
+
+#[tokio::test]
+#[ignore = "needs real parts: cargo xtask test"]
+async fn an_engines_image_is_the_same_whichever_way_it_comes() {
+    let temporary = tempfile::tempdir().expect("a directory");
+    let name = "docker.io/airlock/source-test:1";
+    let built = Built::from(name, &["a", "b", "a"]);
+    let here = machine(temporary.path());
+
+    let image = open(&here, &format!("docker-daemon:{name}")).await.expect("an image");
+    let manifest = checked(&image);
+    let layers: Vec<Value> = manifest.layers.iter().map(|l| l.digest.to_string().into()).collect();
+    assert_eq!(Value::from(layers), built.inspect(".RootFS.Layers"));
+    assert_eq!(Value::from(manifest.config.digest.to_string()), built.inspect(".Id"));
+    let names = fs::read_dir(here.cache.root().join("blobs/sha256")).expect("the cache").count();
+    let layers: BTreeSet<String> = manifest.layers.iter().map(|l| l.digest.to_string()).collect();
+    assert!(layers.len() < manifest.layers.len(), "the engine saves a layer that comes twice as a link");
+    assert_eq!(names, 2 + layers.len(), "nothing else is left in the cache");
+
+    docker(&["save", "--output", text(&temporary.path().join("saved.tar")), name]);
+    let elsewhere = machine(&temporary.path().join("elsewhere"));
+    let path = temporary.path().join("saved.tar");
+    let from_file =
+        open(&elsewhere, &format!("docker-archive:{}:{name}", text(&path))).await.expect("an image");
+    assert_eq!(from_file.root, image.root);
+    assert_eq!(checked(&from_file).layers, manifest.layers);
+    let by_id = open(&here, &format!("docker-daemon:{}", manifest.config.digest)).await.expect("an image");
+    assert_eq!(by_id.root, image.root);
+
+    // A layout of what is in the cache is what skopeo takes for the same image.
+    fs::write(here.cache.root().join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("written");
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [image.root]});
+    fs::write(here.cache.root().join("index.json"), index.to_string()).expect("written");
+    let back = format!("docker-archive:{}", text(&temporary.path().join("back.tar")));
+    run("skopeo", &["copy", &format!("oci:{}", text(here.cache.root())), &back]);
+    let again = open(&machine(&temporary.path().join("again")), &back).await.expect("an image");
+    assert_eq!(checked(&again).layers, manifest.layers);
+
+    let other = Built::from(name, &["a", "d"]);
+    let moved = open(&here, &format!("docker-daemon:{name}")).await.expect("an image");
+    assert_ne!(moved.root.digest, image.root.digest);
+    assert_eq!(diff_ids(&moved), other.inspect(".RootFS.Layers"));
+    let missing =
+        open(&here, "docker-daemon:docker.io/airlock/source-test:2").await.expect_err("no such image");
+    assert!(missing.to_string().contains("there is no such image"), "{missing}");
+}
+
+#[tokio::test]
+#[ignore = "needs real parts: cargo xtask test"]
+async fn layouts_and_archives_of_skopeo_are_read_in_place() {
+    let temporary = tempfile::tempdir().expect("a directory");
+    let name = "docker.io/airlock/layout-test:1";
+    let built = Built::from(name, &["a", "b"]);
+    docker(&["save", "--output", text(&temporary.path().join("saved.tar")), name]);
+    let saved = format!("docker-archive:{}", text(&temporary.path().join("saved.tar")));
+    let at = |transport: &str, name: &str| format!("{transport}:{}:1", text(&temporary.path().join(name)));
+    let (layout, archive) = (at("oci", "layout"), at("oci-archive", "archive.tar"));
+    run("skopeo", &["copy", &saved, &layout]);
+    run("skopeo", &["copy", &layout, &archive]);
+
+    let here = machine(temporary.path());
+    let image = open(&here, "oci:layout:1").await.expect("a layout");
+    assert_eq!(diff_ids(&image), built.inspect(".RootFS.Layers"));
+    let raw = run("skopeo", &["inspect", "--raw", &layout]);
+    assert_eq!(image.root.digest, Digest::of(raw.as_bytes()));
+    let archived = open(&here, "oci-archive:archive.tar").await.expect("an archive");
+    assert_eq!(archived.root, image.root);
+    assert_eq!(checked(&archived).layers, checked(&image).layers);
+    assert!(!here.cache.root().exists(), "pinned bytes need no copy");
+
+    let error = open(&here, "oci-archive:archive.tar:2").await.expect_err("another tag");
+    assert!(error.to_string().contains("it has: 1"), "{error}");
+    let error = open(&here, "oci-archive:saved.tar").await.expect_err("another format");
+    assert!(error.hint_text().is_some_and(|h| h.contains("docker-archive:")), "{error:?}");
+    run("gzip", &[text(&temporary.path().join("archive.tar"))]);
+    let error = open(&here, "oci-archive:archive.tar.gz").await.expect_err("compressed");
+    assert!(error.hint_text().is_some_and(|h| h.contains("gunzip")), "{error:?}");
 }

@@ -124,43 +124,39 @@ impl Blobs {
     }
 }
 
-/// Where this machine's images are looked for, and where they are converted to.
-#[derive(Clone, Debug)]
-pub struct Machine {
-    /// What relative paths are taken from: the directory of `bundle.toml`.
-    pub base: PathBuf,
-    /// Where the Docker engine listens, as in `DOCKER_HOST`; empty for its usual socket.
-    pub docker_host: String,
-    /// For what has no pinned bytes.
-    pub cache: ContentCache,
-}
-
-impl Machine {
-    /// As the environment says.
-    #[must_use]
-    pub fn of_user(base: impl Into<PathBuf>) -> Self {
-        let docker_host = std::env::var("DOCKER_HOST").unwrap_or_default();
-        Self { base: base.into(), docker_host, cache: ContentCache::of_user() }
+impl LocalSource {
+    /// Opens the image; the Docker engine is where `DOCKER_HOST` says. See [`Self::open_with`].
+    ///
+    /// # Errors
+    /// As [`Self::open_with`].
+    pub async fn open(&self, base: &Path, cache: &ContentCache) -> Result<LocalImage> {
+        self.open_with(base, cache, &std::env::var("DOCKER_HOST").unwrap_or_default()).await
     }
 
-    /// Opens an image. What has no pinned bytes is converted into the cache, unless it is there from before and the
+    /// Opens the image. What has no pinned bytes is converted into `cache`, unless it is there from before and the
     /// source still has the same image: so the digest of [`LocalImage::root`] changes when the source does.
+    /// Relative paths are taken from `base`; an empty `docker_host` stands for the engine's usual socket.
     ///
     /// # Errors
     /// When the source can't be read or reached, has not the image, or several; when an archive contradicts itself;
     /// when the cache can't be written to.
-    pub async fn open(&self, source: &LocalSource) -> Result<LocalImage> {
-        match source {
-            LocalSource::Oci { path, tag } => layout::open_directory(&self.base.join(path), tag.as_deref()),
-            LocalSource::OciArchive { path, tag } => {
-                let (path, tag) = (self.base.join(path), tag.clone());
+    pub async fn open_with(
+        &self,
+        base: &Path,
+        cache: &ContentCache,
+        docker_host: &str,
+    ) -> Result<LocalImage> {
+        match self {
+            Self::Oci { path, tag } => layout::open_directory(&base.join(path), tag.as_deref()),
+            Self::OciArchive { path, tag } => {
+                let (path, tag) = (base.join(path), tag.clone());
                 blocking(move || layout::open_archive(&path, tag.as_deref())).await
             }
-            LocalSource::DockerArchive { path, reference } => {
-                let (path, reference, cache) = (self.base.join(path), reference.clone(), self.cache.clone());
+            Self::DockerArchive { path, reference } => {
+                let (path, reference, cache) = (base.join(path), reference.clone(), cache.clone());
                 blocking(move || docker::open_archive(&path, reference.as_ref(), &cache)).await
             }
-            LocalSource::DockerDaemon(image) => engine::open(&self.docker_host, image, &self.cache).await,
+            Self::DockerDaemon(image) => engine::open(docker_host, image, cache).await,
         }
     }
 }

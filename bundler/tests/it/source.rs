@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bundler::cache::ContentCache;
 use bundler::chart::Chart;
 use bundler::digest::{Digest, Hasher};
 use bundler::image::{self, ImageManifest, Parsed};
-use bundler::source::{LocalImage, Located, Machine, Transport};
+use bundler::source::{LocalImage, Located, Transport};
 use serde_json::Value;
 
 /// Runs a program that must succeed, and returns what it prints.
@@ -42,7 +42,7 @@ fn packed_files(tgz: &[u8]) -> BTreeSet<(String, Vec<u8>)> {
 }
 
 /// A chart with whatever helm treats in a way of its own; in a directory that has another name than the chart.
-fn chart_directory(above: &Path) -> std::path::PathBuf {
+fn chart_directory(above: &Path) -> PathBuf {
     run("helm", &["create", text(&above.join("hello"))]);
     run("helm", &["create", text(&above.join("packed"))]);
     run("helm", &["create", text(&above.join("plain"))]);
@@ -151,14 +151,19 @@ impl Drop for Built {
     }
 }
 
-fn machine(directory: &Path) -> Machine {
-    let cache = ContentCache::at(directory.join("cache"));
-    Machine { base: directory.into(), docker_host: docker_host(), cache }
+/// A directory with a cache below it.
+struct Machine {
+    base: PathBuf,
+    cache: ContentCache,
+}
+
+fn machine(base: &Path) -> Machine {
+    Machine { base: base.into(), cache: ContentCache::at(base.join("cache")) }
 }
 
 async fn open(machine: &Machine, from: &str) -> bundler::Result<LocalImage> {
     match from.parse().expect(from) {
-        Transport::Local(source) => machine.open(&source).await,
+        Transport::Local(source) => source.open_with(&machine.base, &machine.cache, &docker_host()).await,
         Transport::Registry(reference) => unreachable!("{reference}"),
     }
 }

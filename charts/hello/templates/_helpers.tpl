@@ -45,6 +45,7 @@ key: {{ include "redis.secretKey" . }}
 host: {{ required "externalRedis.host is needed when redis.enabled is false" .host | quote }}
 port: {{ .port }}
 username: {{ .username | quote }}
+{{- if and .username (not .existingSecret) }}{{ fail "externalRedis.username needs externalRedis.existingSecret" }}{{ end }}
 secret: {{ .existingSecret | quote }}
 key: {{ .existingSecretKey | quote }}
 {{- end }}

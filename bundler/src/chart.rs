@@ -151,7 +151,7 @@ impl Chart {
         let (name, version) = (tree.metadata.name()?, tree.metadata.version()?);
         spec::check_name("chart name", name)?;
         spec::check_version(version)?;
-        let config = serde_json::to_vec(&tree.metadata)?;
+        let config = tree.metadata.to_json()?;
         let annotations = BTreeMap::from([
             ("org.opencontainers.image.title", name),
             ("org.opencontainers.image.version", version),

@@ -96,6 +96,19 @@ impl Metadata {
         Ok(metadata)
     }
 
+    /// The bytes that helm makes of it: Go's JSON writes these characters as escapes.
+    pub(super) fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        let escapes = [
+            ('<', "\\u003c"),
+            ('>', "\\u003e"),
+            ('&', "\\u0026"),
+            ('\u{2028}', "\\u2028"),
+            ('\u{2029}', "\\u2029"),
+        ];
+        let json = serde_json::to_string(self)?;
+        Ok(escapes.iter().fold(json, |json, (plain, escape)| json.replace(*plain, escape)).into_bytes())
+    }
+
     /// Whether it is a chart as helm 2 had them.
     pub(super) fn is_version_1(&self) -> bool {
         self.api_version.as_deref() == Some("v1")
@@ -154,10 +167,10 @@ mod tests {
                     maintainers: [{name: A}]\nkubeVersion: '>=1.30'\n\
                     dependencies:\n- {name: redis, version: 1.x, import-values: [a, {child: b, parent: c}]}\n";
         let metadata = Metadata::parse(yaml.as_bytes(), None).expect("metadata");
-        let json = serde_json::to_string(&metadata).expect("JSON");
+        let json = metadata.to_json().expect("JSON");
         assert_eq!(
-            json,
-            r#"{"name":"hello","version":"1.0.0","maintainers":[{"name":"A"}],"apiVersion":"v1","appVersion":"1.10","annotations":{"a/b":"c","n":"1"},"kubeVersion":">=1.30","dependencies":[{"name":"redis","version":"1.x","repository":"","import-values":["a",{"child":"b","parent":"c"}]}],"type":"application"}"#
+            String::from_utf8(json).expect("UTF-8"),
+            r#"{"name":"hello","version":"1.0.0","maintainers":[{"name":"A"}],"apiVersion":"v1","appVersion":"1.10","annotations":{"a/b":"c","n":"1"},"kubeVersion":"\u003e=1.30","dependencies":[{"name":"redis","version":"1.x","repository":"","import-values":["a",{"child":"b","parent":"c"}]}],"type":"application"}"#
         );
     }
 

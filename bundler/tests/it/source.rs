@@ -12,6 +12,8 @@ use bundler::image::{self, ImageManifest, Parsed};
 use bundler::source::{LocalImage, Located, Transport};
 use serde_json::Value;
 
+use crate::parts::Registry;
+
 /// Runs a program that must succeed, and returns what it prints.
 fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output();
@@ -58,7 +60,12 @@ fn chart_directory(above: &Path) -> PathBuf {
     let metadata = fs::read_to_string(chart.join("Chart.yaml")).expect("Chart.yaml");
     let dependencies =
         "dependencies:\n- {name: plain, version: 0.1.0}\n- {name: packed, version: 0.1.0, alias: p}\n";
-    write("Chart.yaml", &format!("# kept\n{metadata}{dependencies}annotations: {{example.org/a: 'b'}}\n"));
+    write(
+        "Chart.yaml",
+        &format!(
+            "# kept\n{metadata}{dependencies}annotations: {{example.org/a: '<b> &  '}}\nkubeVersion: '>=1.20.0'\n"
+        ),
+    );
     write("Chart.lock", "dependencies: []\ndigest: sha256:00\ngenerated: \"2026-01-01T00:00:00Z\"\n");
     write("values.schema.json", "{}");
     write("crds/a.yaml", "");
@@ -104,9 +111,23 @@ fn a_chart_directory_is_packed_as_helm_packs_it() {
 
     let fetched = Chart::from_bytes("hello-0.1.0.tgz", by_helm.clone()).expect("a packed chart");
     assert_eq!(fetched.content, by_helm);
-    let json = |chart: &Chart| serde_json::from_slice::<Value>(&chart.config).expect("JSON");
-    assert_eq!(json(&fetched), json(&ours));
-    assert_eq!(json(&ours)["dependencies"][1]["alias"], "p");
+    assert_eq!(fetched.config, ours.config);
+}
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn a_charts_config_is_what_helm_pushes() {
+    let temporary = tempfile::tempdir().expect("a directory");
+    let chart = Chart::from_dir(&chart_directory(temporary.path())).expect("a chart");
+    let file = temporary.path().join("hello-0.1.0.tgz");
+    fs::write(&file, &chart.content).expect("written");
+    let registry = Registry::start();
+    run("helm", &["push", text(&file), &format!("oci://{}/charts", registry.host()), "--plain-http"]);
+    let pushed = format!("docker://{}/charts/hello:0.1.0", registry.host());
+    let manifest = run("skopeo", &["inspect", "--tls-verify=false", "--raw", &pushed]);
+    let manifest: Value = serde_json::from_str(&manifest).expect("JSON");
+    let ours: Value = serde_json::from_slice(&chart.manifest).expect("JSON");
+    assert_eq!((&manifest["config"], &manifest["layers"]), (&ours["config"], &ours["layers"]));
 }
 
 /// The Docker engine that the tests use.
@@ -119,7 +140,7 @@ fn docker(args: &[&str]) -> String {
     run("docker", &[&["--host", &docker_host()], args].concat())
 }
 
-/// An image that the engine built from these files, one a layer; gone when dropped.
+/// The ID of an image that the engine built, one layer a file; the image is gone when this is dropped.
 struct Built(String);
 
 impl Built {
@@ -132,8 +153,9 @@ impl Built {
             steps += &format!("COPY {file} /{file}\n");
         }
         fs::write(context.path().join("Dockerfile"), steps).expect("written");
-        docker(&["build", "--quiet", "--no-cache", "--tag", name, text(context.path())]);
-        Self(name.into())
+        // Without the build cache: a layer of an earlier build would have another time than the same one of this.
+        let id = docker(&["build", "--quiet", "--no-cache", "--tag", name, text(context.path())]);
+        Self(id.trim().into())
     }
 
     /// A field of what the engine says of it.

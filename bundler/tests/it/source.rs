@@ -63,7 +63,7 @@ fn chart_directory(above: &Path) -> PathBuf {
     write(
         "Chart.yaml",
         &format!(
-            "# kept\n{metadata}{dependencies}annotations: {{example.org/a: '<b> &  '}}\nkubeVersion: '>=1.20.0'\n"
+            "# kept\n{metadata}{dependencies}annotations: {{example.org/a: '<b> & c'}}\nkubeVersion: '>=1.20.0'\n"
         ),
     );
     write("Chart.lock", "dependencies: []\ndigest: sha256:00\ngenerated: \"2026-01-01T00:00:00Z\"\n");

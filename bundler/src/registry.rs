@@ -4,6 +4,8 @@ mod auth;
 mod credentials;
 mod failure;
 mod http;
+mod names;
+mod tls;
 mod transfer;
 
 use std::collections::HashMap;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
 
+use super::tls;
 use crate::error::Error;
 
 /// Most that is read of an answer that says what went wrong.
@@ -91,17 +92,17 @@ impl Failure {
         let host = authority(url);
         let hint = match (&self, self.cause()) {
             (Self::Status(StatusCode::NOT_FOUND, _), _) => {
-                Some(format!("{host} does not have it: check the spelling of the name and the tag"))
+                Some(format!("{host} does not have it: check the spelling"))
             }
             (Self::Status(StatusCode::TOO_MANY_REQUESTS, _), _) => {
                 Some(format!("{host} limits how often it is asked: wait, log in, or use a mirror"))
             }
             (_, Cause::UnknownIssuer) => {
-                Some(format!("if {host} has a CA of its own, give its certificate with --ca-file"))
+                Some(format!("if {host} has a CA or certificate of its own, give that with --ca-file"))
             }
-            (_, Cause::NotTls) => {
-                Some(format!("if {host} really speaks plain HTTP, say so with --plain-http {host}"))
-            }
+            (_, Cause::NotTls) => Some(format!(
+                "if {host} really speaks plain HTTP, say so: --plain-http {host}, or http:// in a URL"
+            )),
             (_, Cause::Connect | Cause::Dns) if proxied => Some(format!(
                 "the environment sets a proxy; hosts named in NO_PROXY are asked directly ({host})"
             )),
@@ -131,6 +132,7 @@ fn connect_cause(error: &(dyn StdError + 'static)) -> Option<Cause> {
     }
     match error.downcast_ref::<rustls::Error>() {
         Some(rustls::Error::InvalidCertificate(UnknownIssuer)) => Some(Cause::UnknownIssuer),
+        Some(error) if tls::is_ca_as_server(error) => Some(Cause::UnknownIssuer),
         Some(rustls::Error::InvalidCertificate(_)) => Some(Cause::Certificate),
         Some(rustls::Error::InvalidMessage(_)) => Some(Cause::NotTls),
         // The connector's error type is private; this is the whole of its text.

@@ -1,21 +1,18 @@
-//! The one HTTP client: TLS, proxies, redirects, retries, and a limit on silence instead of on time.
+//! The one HTTP client: proxies, redirects, retries, and a limit on silence instead of on time.
 //!
 //! Threat model: the other side may send anything, for ever, or nothing. Every body is capped or handed on piece by
 //! piece, every wait ends, and credentials stay with the origin that they were meant for.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Method, NoProxy, Proxy, Response, StatusCode, Url};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 
 use super::failure::{self, Failure};
+use super::names::Names;
+use super::tls;
 use crate::error::{Error, Result};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,17 +59,13 @@ impl Http {
         let proxies = Proxies::read(variable);
         // HTTP/1.1 (no ALPN): parallel transfers then each have a connection of their own, with its back pressure.
         let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(ca_files)?)
+            .tls_backend_preconfigured(tls::config(ca_files)?)
             .http1_only()
             .user_agent(concat!("airlock/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
-            // Known without asking a name server (RFC 6761, 6.3): there may be neither one nor /etc/hosts.
-            .resolve_to_addrs(
-                "localhost",
-                &[(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()],
-            )
+            .dns_resolver(Names::default())
             .no_proxy();
         for proxy in proxies.build()? {
             builder = builder.proxy(proxy);
@@ -207,38 +200,6 @@ fn is_overloaded(status: StatusCode) -> bool {
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_CAP))
-}
-
-/// TLS with the system's roots (Mozilla's, where there are none), and the given ones.
-fn tls(ca_files: &[PathBuf]) -> Result<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    for file in ca_files {
-        add_ca_file(&mut roots, file)?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| Error::input("setting up TLS", e))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-fn add_ca_file(roots: &mut RootCertStore, file: &Path) -> Result<()> {
-    let action = || format!("reading CA file {}", file.display());
-    let text = std::fs::read(file).map_err(|e| Error::input(action(), e))?;
-    let before = roots.len();
-    for certificate in CertificateDer::pem_slice_iter(&text) {
-        let certificate = certificate.map_err(|e| Error::input(action(), e.to_string()))?;
-        roots.add(certificate).map_err(|e| Error::input(action(), e))?;
-    }
-    if roots.len() == before {
-        return Err(Error::input(action(), "there is no certificate in it")
-            .hint("it must be PEM: -----BEGIN CERTIFICATE-----"));
-    }
-    Ok(())
 }
 
 /// Proxies, as the environment names them.

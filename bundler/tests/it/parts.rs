@@ -94,7 +94,7 @@ impl Registry {
     }
 }
 
-/// A server certificate for 127.0.0.1 and localhost, and the CA that signed it, as PEM files.
+/// A server certificate for 127.0.0.1 and localhost, and what makes it trusted, as PEM files.
 pub struct Certificate {
     pub ca: PathBuf,
     pub certificate: PathBuf,
@@ -102,39 +102,46 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Made by openssl.
-    pub fn make(directory: &Path) -> Self {
-        let at = |name: &str| directory.join(name);
-        let new = |name: &str, more: &[&str]| {
-            let (key, out) = (at(&format!("{name}.key")), at(&format!("{name}.pem")));
-            let status = Command::new("openssl")
-                .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
-                .args(["-days", "2", "-subj", &format!("/CN={name}"), "-keyout"])
-                .arg(&key)
-                .arg("-out")
-                .arg(&out)
-                .args(more)
-                .stderr(Stdio::null())
-                .status()
-                .expect("openssl must be installed (Debian: apt-get install openssl)");
-            assert!(status.success(), "openssl: {status}");
-            (out, key)
-        };
-        let (ca, ca_key) = new("ca", &[]);
-        let (ca_arg, ca_key_arg) = (ca.display().to_string(), ca_key.display().to_string());
-        let (certificate, key) = new(
-            "server",
-            &[
-                "-CA",
-                &ca_arg,
-                "-CAkey",
-                &ca_key_arg,
-                "-addext",
-                "subjectAltName=DNS:localhost,IP:127.0.0.1",
-                "-addext",
-                "basicConstraints=critical,CA:FALSE",
-            ],
-        );
+    /// Signed by a CA.
+    pub fn signed(directory: &Path) -> Self {
+        let (ca, ca_key) = self_signed(directory, "ca", &[]);
+        let (ca_text, ca_key) = (ca.display().to_string(), ca_key.display().to_string());
+        let by_ca = ["-CA", &ca_text, "-CAkey", &ca_key, "-addext", "basicConstraints=critical,CA:FALSE"];
+        let (certificate, key) = self_signed(directory, "server", &by_ca);
         Self { ca, certificate, key }
     }
+
+    /// Signed by itself, as guides to private registries do it.
+    pub fn self_signed(directory: &Path) -> Self {
+        let (certificate, key) = self_signed(directory, "server", &[]);
+        Self { ca: certificate.clone(), certificate, key }
+    }
+}
+
+/// A certificate and its key, made by openssl.
+fn self_signed(directory: &Path, name: &str, more: &[&str]) -> (PathBuf, PathBuf) {
+    let (certificate, key) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
+    let status = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(["-subj", &format!("/CN={name}"), "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        .args(more)
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .stderr(Stdio::null())
+        .status()
+        .expect("openssl must be installed (Debian: apt-get install openssl)");
+    assert!(status.success(), "openssl: {status}");
+    (certificate, key)
 }

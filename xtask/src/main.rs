@@ -1,20 +1,37 @@
-//! The project's own commands: `cargo xtask test`.
+//! The project's own commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask env`.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a developer's tool: its output is its purpose
 
+mod demo;
+mod images;
+mod parts;
+mod sh;
 mod test;
 mod tools;
 
 use std::process::ExitCode;
 
-/// What a command ends with: nothing, or a sentence that says what failed and what to do.
-type Outcome = Result<(), String>;
+/// A sentence that says what failed, and what to do.
+type Failure = String;
 
-const USAGE: &str = "usage: cargo xtask test    set up the real parts and run all tests";
+/// What a command ends with.
+type Outcome = Result<(), Failure>;
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+
+  demo [--cluster [CONTEXT]]   the main job from nothing: images, lock, build, air gap, verify, serve, push, run;
+                               with --cluster also a real install, by kubeconfig's context
+  test [ARGS]                  set up the real parts and run all tests; ARGS go to the test binaries
+  env                          set up the real parts, print their environment, and keep them until Enter or end of input";
 
 fn main() -> ExitCode {
-    let verb = std::env::args().nth(1).unwrap_or_default();
-    let outcome = match verb.as_str() {
-        "test" => test::run(),
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["demo"] => demo::run(None),
+        ["demo", "--cluster"] => demo::run(Some(None)),
+        ["demo", "--cluster", context] => demo::run(Some(Some(context))),
+        ["test", args @ ..] => test::run(args),
+        ["env"] => test::env(),
         _ => Err(USAGE.into()),
     };
     match outcome {

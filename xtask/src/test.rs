@@ -1,9 +1,14 @@
 //! `cargo xtask test`: sets up the real parts, runs every test, adds up the results.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::{Outcome, tools};
+use crate::images::{self, Upstream};
+use crate::parts::{Engine, Place, Registry, Scratch};
+use crate::sh::{can_be_root, command, is_root, output};
+use crate::tools::Tools;
+use crate::{Failure, Outcome};
 
 /// Results of one or several test binaries.
 #[derive(Default, Debug, PartialEq)]
@@ -32,14 +37,81 @@ impl Tally {
     }
 }
 
+/// The real parts that tests find by their environment.
+struct World {
+    upstream: Upstream,
+    registry: Registry,
+    engine: Engine,
+    tools: Tools,
+    // Last, since the others keep their files in it.
+    _scratch: Scratch,
+}
+
+impl World {
+    fn set_up() -> Result<Self, Failure> {
+        let tools = Tools::ensure()?;
+        if !can_be_root() {
+            return Err("the tests start a Docker engine: run as root, or where `sudo -n` works".into());
+        }
+        let scratch = Scratch::create()?;
+        let hello = images::release("service", "service")?;
+        println!("starting a registry, an upstream registry and a Docker engine; making images");
+        let registry = Registry::start(Place::Here, &scratch.path("registry"))?;
+        let upstream = Registry::start(Place::Here, &scratch.path("upstream"))?;
+        let engine = Engine::start(Place::Here, &scratch.path("engine"))?;
+        let upstream = Upstream::fill(upstream, &engine, &tools, &hello, &scratch.path("images"))?;
+        println!("Redis is {}", upstream.redis);
+        Ok(Self { upstream, registry, engine, tools, _scratch: scratch })
+    }
+
+    /// What `bundler/tests/it/interop.rs` reads.
+    fn environment(&self) -> Result<Vec<(&'static str, OsString)>, Failure> {
+        let images =
+            serde_json::to_string(&self.upstream.digests).map_err(|e| format!("writing JSON: {e}"))?;
+        Ok(vec![
+            ("PATH", self.tools.path()?),
+            ("AIRLOCK_TEST_UPSTREAM", self.upstream.registry.host.clone().into()),
+            ("AIRLOCK_TEST_REGISTRY", self.registry.host.clone().into()),
+            ("AIRLOCK_TEST_DOCKER_HOST", self.engine.host().into()),
+            ("AIRLOCK_TEST_CONTAINERD", self.engine.containerd().into()),
+            ("AIRLOCK_TEST_WEB_CHART", self.upstream.web_chart().into()),
+            ("AIRLOCK_TEST_WEB_CHART_VERSION", images::WEB_CHART_VERSION.into()),
+            ("AIRLOCK_TEST_MIRRORS", self.upstream.mirrors().into()),
+            ("AIRLOCK_TEST_IMAGES", images.into()),
+        ])
+    }
+}
+
+/// Sets up the parts, prints what tests find them by, and keeps them until a line or the end of stdin.
+///
+/// # Errors
+/// When a part can't be set up.
+pub fn env() -> Outcome {
+    let world = World::set_up()?;
+    for (name, value) in world.environment()? {
+        println!("export {name}='{}'", value.to_string_lossy());
+    }
+    std::io::stdin().read_line(&mut String::new()).map_err(|e| format!("reading stdin: {e}"))?;
+    Ok(())
+}
+
 /// Runs all tests; the last line printed is `N passed, N failed, N skipped`.
 ///
 /// # Errors
-/// When a part can't be installed, a test fails, or no test ran.
-pub fn run() -> Outcome {
-    tools::ensure()?;
-    let mut cargo = Command::new("cargo")
-        .args(["test", "--workspace", "--no-fail-fast", "--", "--include-ignored"])
+/// When a part can't be set up, a test fails, or no test ran.
+pub fn run(args: &[&str]) -> Outcome {
+    let world = World::set_up()?;
+    let environment = world.environment()?;
+    let mut cargo = Command::new("cargo");
+    cargo.args(["test", "--workspace", "--no-fail-fast", "--", "--include-ignored"]).args(args);
+    if !is_root() {
+        // Tests fill a disk of their own, enter a chroot, and ask containerd.
+        let path = world.tools.path()?;
+        let runner = format!("sudo -n -E env PATH={}", path.to_string_lossy());
+        cargo.env(format!("CARGO_TARGET_{}_RUNNER", target()?), runner);
+    }
+    let mut cargo = cargo
+        .envs(environment)
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|e| format!("starting cargo test: {e}"))?;
@@ -52,12 +124,21 @@ pub fn run() -> Outcome {
         }
     }
     let status = cargo.wait().map_err(|e| format!("waiting for cargo test: {e}"))?;
+    drop(world);
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     match (status.success(), tally.passed) {
         (true, 1..) => Ok(()),
         (true, 0) => Err("no test ran".into()),
         (false, _) => Err(format!("tests failed ({status}): see above")),
     }
+}
+
+/// This machine's target, as cargo spells it in a variable's name.
+fn target() -> Result<String, Failure> {
+    let version = output(&mut command("rustc", &["-vV"]))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    let host = host.ok_or("rustc -vV names no host")?;
+    Ok(host.to_uppercase().replace('-', "_"))
 }
 
 #[cfg(test)]

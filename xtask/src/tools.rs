@@ -1,61 +1,273 @@
-//! The real parts that tests run against, installed where they are missing.
+//! The real tools that tests and the demo use, installed where they are missing.
+//!
+//! Debian packages come by apt. What Debian's stable suite lacks goes into a directory of ours, and never into the
+//! system: oras and cosign out of Debian sid's packages, helm built from its Go module (whose checksum database vouches
+//! for the source; no digest of a release download could be pinned by somebody who has seen it).
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use crate::Outcome;
+use crate::sh::{as_root, can_be_root, command, output, run, text};
+use crate::{Failure, Outcome};
 
-/// A program that tests start, and the Debian package that has it.
-struct Part {
-    program: &'static str,
-    package: &'static str,
+/// A program, and the Debian package that has it.
+const PACKAGES: &[(&str, &str)] = &[
+    ("redis-server", "redis-server"),
+    ("docker-registry", "docker-registry"),
+    ("skopeo", "skopeo"),
+    ("dockerd", "docker.io"),
+    ("docker", "docker-cli"),
+    ("ctr", "containerd"),
+    ("openssl", "openssl"),
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("curl", "curl"),
+    ("mount", "mount"),
+    ("git", "git"),
+];
+
+/// Programs out of packages of Debian sid.
+const FROM_SID: &[(&str, &str)] = &[("oras", "oras"), ("cosign", "cosign")];
+
+const HELM_VERSION: &str = "v4.2.4";
+/// What helm's go.mod asks for.
+const GO_MINOR: u32 = 26;
+
+/// Where the tools are.
+pub struct Tools {
+    /// Our own directory; what it has is kept from run to run.
+    home: PathBuf,
 }
 
-const PARTS: &[Part] = &[Part { program: "redis-server", package: "redis-server" }];
+impl Tools {
+    /// Installs what is missing, and says what it installs.
+    ///
+    /// # Errors
+    /// When something is missing and can't be installed: the message says what to run.
+    pub fn ensure() -> Result<Self, Failure> {
+        packages()?;
+        let tools = Self { home: home()? };
+        fs::create_dir_all(tools.bin()).map_err(|e| format!("making {}: {e}", tools.bin().display()))?;
+        for (program, package) in FROM_SID {
+            if find(program).is_none() && !tools.bin().join(program).exists() {
+                println!(
+                    "installing {program} (package {package} of Debian sid) below {}",
+                    tools.home.display()
+                );
+                let root = tools.sid_packages(&[package], &architecture()?)?;
+                tools.adopt(&root.join("usr/bin").join(program), program)?;
+            }
+        }
+        tools.helm()?;
+        Ok(tools)
+    }
 
-/// Installs what is missing, and says what it installs.
-///
-/// # Errors
-/// When something is missing and can't be installed: the message holds the command to run as root.
-pub fn ensure() -> Outcome {
-    let missing: Vec<&str> = PARTS.iter().filter(|p| !on_path(p.program)).map(|p| p.package).collect();
+    fn bin(&self) -> PathBuf {
+        self.home.join("bin")
+    }
+
+    /// `PATH` with our directory before the system's.
+    ///
+    /// # Errors
+    /// When a directory's name has a colon in it.
+    pub fn path(&self) -> Result<OsString, Failure> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let dirs = [self.bin()].into_iter().chain(std::env::split_paths(&path)).chain(sbin());
+        std::env::join_paths(dirs).map_err(|e| format!("putting PATH together: {e}"))
+    }
+
+    /// A static busybox of an architecture, as Debian names it.
+    ///
+    /// # Errors
+    /// When the package can't be had.
+    pub fn busybox(&self, architecture: &str) -> Result<PathBuf, Failure> {
+        let root = self.sid_packages(&["busybox-static"], architecture)?;
+        let merged = root.join("usr/bin/busybox");
+        Ok(if merged.exists() { merged } else { root.join("bin/busybox") })
+    }
+
+    /// Links a program into our directory, whole or not at all.
+    fn adopt(&self, file: &Path, program: &str) -> Outcome {
+        let link = self.bin().join(program);
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(file, &link).map_err(|e| format!("linking {}: {e}", link.display()))
+    }
+
+    /// Packages of Debian sid, unpacked into one directory; nothing of the system is touched.
+    fn sid_packages(&self, packages: &[&str], architecture: &str) -> Result<PathBuf, Failure> {
+        let name = format!("{}-{architecture}", packages.join("+"));
+        let unpacked = self.home.join(&name);
+        if unpacked.exists() {
+            return Ok(unpacked);
+        }
+        let apt = self.private_apt(architecture)?;
+        let download = self.home.join(format!("{name}.download"));
+        let _ = fs::remove_dir_all(&download);
+        // In a directory of its own first: a run that is ended half-way leaves nothing that looks complete.
+        let root = download.join("root");
+        fs::create_dir_all(&root).map_err(|e| format!("making {}: {e}", root.display()))?;
+        let args = [&["download"], packages].concat();
+        run(command("apt-get", &args).env("APT_CONFIG", &apt).current_dir(&download))?;
+        for entry in
+            fs::read_dir(&download).map_err(|e| format!("reading {}: {e}", download.display()))?.flatten()
+        {
+            if entry.path().extension().is_some_and(|extension| extension == "deb") {
+                run(&mut command("dpkg", &["--extract", text(&entry.path())?, text(&root)?]))?;
+            }
+        }
+        fs::rename(&root, &unpacked).map_err(|e| format!("renaming {}: {e}", root.display()))?;
+        let _ = fs::remove_dir_all(&download);
+        Ok(unpacked)
+    }
+
+    /// The configuration of an apt with Debian sid's lists, apart from the system's.
+    fn private_apt(&self, architecture: &str) -> Result<PathBuf, Failure> {
+        let root = self.home.join(format!("apt-{architecture}"));
+        let config = root.join("apt.conf");
+        if config.exists() {
+            return Ok(config);
+        }
+        for dir in
+            ["state/lists/partial", "cache/archives/partial", "etc/sources.list.d", "etc/preferences.d"]
+        {
+            fs::create_dir_all(root.join(dir)).map_err(|e| format!("making {}: {e}", root.display()))?;
+        }
+        let write = |path: &Path, content: String| {
+            fs::write(path, content).map_err(|e| format!("writing {}: {e}", path.display()))
+        };
+        let sources = root.join("etc/sources.list");
+        let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+        write(&sources, format!("deb [signed-by={keyring}] {} sid main\n", debian_mirror()))?;
+        let status = root.join("state/status");
+        write(&status, String::new())?;
+        let draft = root.join("apt.conf.new");
+        write(
+            &draft,
+            format!(
+                "APT::Architecture \"{architecture}\";\nAPT::Architectures {{ \"{architecture}\"; }};\n\
+                 Dir::State \"{0}/state\";\nDir::State::status \"{1}\";\nDir::Cache \"{0}/cache\";\n\
+                 Dir::Etc::sourcelist \"{2}\";\nDir::Etc::sourceparts \"{0}/etc/sources.list.d\";\n\
+                 Dir::Etc::preferencesparts \"{0}/etc/preferences.d\";\nDir::Etc::preferences \"/dev/null\";\n\
+                 Acquire::Languages \"none\";\nAPT::Sandbox::User \"root\";\n",
+                root.display(),
+                status.display(),
+                sources.display(),
+            ),
+        )?;
+        run(command("apt-get", &["update"]).env("APT_CONFIG", &draft))?;
+        fs::rename(&draft, &config).map_err(|e| format!("renaming {}: {e}", draft.display()))?;
+        Ok(config)
+    }
+
+    fn helm(&self) -> Outcome {
+        if self.bin().join("helm").exists() {
+            return Ok(());
+        }
+        if let Some(found) = find("helm") {
+            let version = output(&mut command(text(&found)?, &["version", "--short"])).unwrap_or_default();
+            if version.starts_with("v4.") {
+                return self.adopt(&found, "helm");
+            }
+        }
+        let go = self.go()?;
+        println!(
+            "building helm {HELM_VERSION} from its Go module, below {}; takes some minutes",
+            self.home.display()
+        );
+        let module = format!("helm.sh/helm/v4/cmd/helm@{HELM_VERSION}");
+        let built = self.home.join("helm");
+        let version = format!("-X helm.sh/helm/v4/internal/version.version={HELM_VERSION}");
+        run(command(text(&go)?, &["install", "-trimpath", "-ldflags", &version, &module])
+            .env("CGO_ENABLED", "0")
+            .env("GOBIN", &built))?;
+        self.adopt(&built.join("helm"), "helm")
+    }
+
+    /// A Go that is new enough for helm: the one on PATH, else Debian sid's.
+    fn go(&self) -> Result<PathBuf, Failure> {
+        if let Some(go) = find("go") {
+            let version = output(&mut command(text(&go)?, &["env", "GOVERSION"])).unwrap_or_default();
+            let minor =
+                version.strip_prefix("go1.").and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
+            if minor.is_some_and(|minor| minor >= GO_MINOR) {
+                return Ok(go);
+            }
+        }
+        println!("installing Go 1.{GO_MINOR} (of Debian sid) below {}", self.home.display());
+        let packages = [format!("golang-1.{GO_MINOR}-go"), format!("golang-1.{GO_MINOR}-src")];
+        let root = self.sid_packages(&packages.each_ref().map(String::as_str), &architecture()?)?;
+        Ok(root.join(format!("usr/lib/go-1.{GO_MINOR}/bin/go")))
+    }
+}
+
+/// Installs Debian packages that are missing.
+fn packages() -> Outcome {
+    let mut missing: Vec<&str> =
+        PACKAGES.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
+    // In Debian 12 docker.io brings the client along, and there is no docker-cli.
+    let client =
+        output(&mut command("apt-cache", &["show", "docker-cli"])).is_ok_and(|text| !text.is_empty());
+    if !client {
+        for package in &mut missing {
+            if *package == "docker-cli" {
+                *package = "docker.io";
+            }
+        }
+        missing.dedup();
+    }
     if missing.is_empty() {
         return Ok(());
     }
     let by_hand = format!("apt-get update && apt-get install --no-install-recommends {}", missing.join(" "));
-    eprintln!("installing Debian packages: {}", missing.join(" "));
-    apt(&["update"]).map_err(|why| format!("{why}\nhint: as root, run: {by_hand}"))?;
-    let mut install = vec!["install", "--yes", "--no-install-recommends"];
-    install.extend(&missing);
-    apt(&install).map_err(|why| format!("{why}\nhint: as root, run: {by_hand}"))
-}
-
-fn on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
-        || Path::new("/usr/sbin").join(program).is_file()
-}
-
-/// Runs apt-get as root: directly when we are root, else by `sudo -n`, which never asks.
-fn apt(args: &[&str]) -> Outcome {
-    let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout == b"0\n");
-    let mut command = if root {
-        Command::new("apt-get")
-    } else {
-        let mut sudo = Command::new("sudo");
-        sudo.args(["-n", "apt-get"]);
-        sudo
-    };
-    let status = command
-        .args(args)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .status()
-        .map_err(|e| format!("installing Debian packages: {command:?} could not be started: {e}"))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("installing Debian packages: {command:?} ended with {status}"))
+    let hint = |why: Failure| format!("{why}\nhint: as root, run: {by_hand}");
+    if !can_be_root() {
+        return Err(hint(
+            "Debian packages are missing, and neither are we root nor does `sudo -n` work".into(),
+        ));
     }
+    println!("installing Debian packages: {}", missing.join(" "));
+    run(&mut as_root("apt-get", &["update"])).map_err(hint)?;
+    let mut install =
+        vec!["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "--no-install-recommends"];
+    install.extend(&missing);
+    run(&mut as_root("env", &install)).map_err(hint)
+}
+
+/// A program on PATH, or where root's PATH would have it.
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(sbin()).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+fn sbin() -> [PathBuf; 2] {
+    ["/usr/sbin".into(), "/sbin".into()]
+}
+
+/// This machine's architecture, as Debian names it.
+fn architecture() -> Result<String, Failure> {
+    output(&mut command("dpkg", &["--print-architecture"]))
+}
+
+/// Where the system takes Debian's packages from: its own sources' first URL, so that a site's mirror is used.
+fn debian_mirror() -> String {
+    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
+    files.extend(fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|e| e.path()));
+    let texts = files.iter().filter_map(|file| fs::read_to_string(file).ok());
+    let url = texts.flat_map(|text| {
+        let lines = text.lines().filter(|line| line.starts_with("deb ") || line.starts_with("URIs:"));
+        let words = lines.flat_map(str::split_whitespace).map(str::to_owned);
+        words.filter(|word| word.contains("://") && !word.contains("security")).collect::<Vec<_>>()
+    });
+    url.into_iter()
+        .find(|url| url.trim_end_matches('/').ends_with("/debian"))
+        .unwrap_or("http://deb.debian.org/debian".into())
+}
+
+/// A directory that outlives a checkout, so that helm is built once a machine.
+fn home() -> Result<PathBuf, Failure> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let cache = cache.ok_or("finding a place for tools: neither XDG_CACHE_HOME nor HOME is set")?;
+    Ok(cache.join("airlock-xtask"))
 }

@@ -226,8 +226,9 @@ impl Maker<'_> {
 
     /// A chart as a stranger makes one: helm's own starter, with another image.
     fn web_chart(&self) -> Outcome {
-        run(&mut self.tool("helm", &["create", "web-chart/web"])?)?;
-        let dir = self.work.join("web-chart/web");
+        let above = self.dir("web-chart")?;
+        run(self.tool("helm", &["create", "web"])?.current_dir(&above))?;
+        let dir = above.join("web");
         let (repository, tag) = WEB.rsplit_once(':').unwrap_or((WEB, ""));
         edit(&dir.join("values.yaml"), "repository: nginx", &format!("repository: {repository}"))?;
         edit(&dir.join("Chart.yaml"), "appVersion: \"1.16.0\"", &format!("appVersion: \"{tag}\""))?;

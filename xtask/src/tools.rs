@@ -177,7 +177,7 @@ impl Tools {
         );
         let module = format!("helm.sh/helm/v4/cmd/helm@{HELM_VERSION}");
         let built = self.home.join("helm");
-        let version = format!("-X helm.sh/helm/v4/internal/version.version={HELM_VERSION}");
+        let version = format!("-s -w -X helm.sh/helm/v4/internal/version.version={HELM_VERSION}");
         run(command(text(&go)?, &["install", "-trimpath", "-ldflags", &version, &module])
             .env("CGO_ENABLED", "0")
             .env("GOBIN", &built))?;

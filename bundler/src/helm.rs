@@ -96,7 +96,17 @@ impl Helm {
         let output =
             command.stdin(Stdio::null()).output().await.map_err(|e| Error::cluster(doing.as_str(), e))?;
         tracing::info!("helm: {}", String::from_utf8_lossy(&output.stdout).trim());
-        if output.status.success() { Ok(()) } else { Err(Error::cluster(doing, helm_error(&output.stderr))) }
+        if output.status.success() {
+            return Ok(());
+        }
+        let why = helm_error(&output.stderr);
+        let unreachable = why.contains("cluster unreachable");
+        let error = Error::cluster(doing, why);
+        Err(if unreachable {
+            error.hint("name the cluster by KUBECONFIG or --kube-context, as for helm and kubectl; what was pushed stays")
+        } else {
+            error
+        })
     }
 
     fn command(&self, verb: &str, release: &Release<'_>) -> Result<Command> {

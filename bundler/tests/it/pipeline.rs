@@ -2,7 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use bundler::chart::Chart;
 use bundler::digest::Digest;
+use bundler::lock::Lock;
+use bundler::spec::Spec;
 
 use crate::world::World;
 
@@ -127,4 +130,18 @@ fn inspect_says_what_is_checked() {
     let error = world.run(&["verify", "gone.tar", "--key", "airlock.pub", "--json"]).exits(1);
     let value: serde_json::Value = serde_json::from_str(&error.stderr).expect("JSON on stderr");
     assert_eq!(value["exit_code"], 1);
+}
+
+#[test]
+fn the_repositorys_lock_is_of_its_spec_and_chart() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository");
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).expect(name);
+    let spec = Spec::parse(&read("bundle.toml")).expect("bundle.toml");
+    let lock = Lock::parse(&read("images.lock")).expect("images.lock");
+    let again = "stale: run `airlock lock` (cargo xtask env has an upstream and an engine for it) and commit images.lock";
+    assert_eq!(lock.spec, spec.digest(), "{again}");
+    for chart in &lock.charts {
+        let packed = Chart::from_dir(&root.join(&chart.from)).expect("the chart");
+        assert_eq!(chart.digest, Digest::of(&packed.manifest), "{again}");
+    }
 }

@@ -5,15 +5,14 @@ use std::path::Path;
 
 use futures_util::TryStreamExt as _;
 
-use crate::build::read_origin;
 use crate::chart::{self, Chart};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::format::METADATA_CAP;
 use crate::image::{self, Parsed};
-use crate::plan::Sources;
+use crate::origin::{Origin, Sources};
 use crate::reference::Reference;
-use crate::resolve::{ImageSource, Origin};
+use crate::resolve::ImageSource;
 use crate::source::{Transport, TransportError};
 
 /// Largest values file that is read, in bytes.
@@ -83,8 +82,8 @@ async fn oci_chart(from: &str, reference: &str, sources: &Sources<'_>) -> Result
     let content = parts.layers.iter().find(|layer| layer.media_type == chart::CONTENT);
     let content = content.ok_or_else(|| refuse("it has no layer with a packed chart".into()))?;
     let origin = Origin::Registry(repository);
-    let packed = read_origin(&origin, &content.digest, content.size).await?;
-    let config = read_origin(&origin, &parts.config.digest, parts.config.size).await?;
+    let packed = origin.read(&content.digest, content.size).await?;
+    let config = origin.read(&parts.config.digest, parts.config.size).await?;
     let chart = Chart::from_bytes(from, packed.into())?;
     Ok(Chart { manifest: manifest.bytes.into(), config: config.into(), ..chart })
 }

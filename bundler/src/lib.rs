@@ -33,6 +33,7 @@ pub mod fetch;
 pub mod format;
 pub mod helm;
 pub mod image;
+pub mod origin;
 pub mod progress;
 pub mod reference;
 pub mod registry;

@@ -3,12 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
-use std::path::Path;
 
 use bytes::Bytes;
 
 use crate::archive::Layout;
-use crate::cache::ContentCache;
 use crate::chart::Chart;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -16,20 +14,10 @@ use crate::fetch;
 use crate::format::{self, Indexed, ListedEntry, Manifest, Name, Sha256Hex};
 use crate::image::{ImageManifest, OCI_MANIFEST};
 use crate::lock::{Lock, LockedChart, LockedFile, LockedImage};
+use crate::origin::{Origin, Sources};
 use crate::reference::{Reference, source_path};
-use crate::registry::Client;
-use crate::resolve::{ImageSource, Origin, resolve};
+use crate::resolve::{ImageSource, resolve};
 use crate::sign;
-
-/// What a plan needs to reach content.
-pub struct Sources<'a> {
-    /// Registries and URLs.
-    pub client: &'a Client,
-    /// Converted images and packed charts.
-    pub cache: &'a ContentCache,
-    /// Directory that relative paths start from: that of the lock.
-    pub base: &'a Path,
-}
 
 /// A tar, laid out.
 pub struct Plan {

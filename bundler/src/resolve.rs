@@ -2,13 +2,13 @@
 //! both must come to the same.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use bytes::Bytes;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::{self, Descriptor, ImageIndex, ImageManifest, Parsed, Platform};
+use crate::origin::Origin;
 use crate::registry::{Manifest, Repository};
 use crate::source::LocalImage;
 use crate::spec::Platforms;
@@ -19,24 +19,6 @@ pub enum ImageSource {
     Registry(Repository),
     /// A layout, an archive or an engine's image on this machine.
     Local(LocalImage),
-}
-
-/// Where the bytes of one blob come from.
-#[derive(Clone)]
-pub enum Origin {
-    /// They are here.
-    Bytes(Bytes),
-    /// A file, from an offset on.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Where the blob starts in it, in bytes.
-        offset: u64,
-    },
-    /// A blob of a repository.
-    Registry(Repository),
-    /// A URL.
-    Url(String),
 }
 
 impl ImageSource {
@@ -77,8 +59,7 @@ impl ImageSource {
 
     /// A config, whole.
     async fn config(&self, descriptor: &Descriptor) -> Result<Bytes> {
-        crate::build::read_origin(&self.origin(&descriptor.digest)?, &descriptor.digest, descriptor.size)
-            .await
+        self.origin(&descriptor.digest)?.read(&descriptor.digest, descriptor.size).await
     }
 }
 

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use bundler::cache::ContentCache;
-use bundler::plan::{Sources, plan};
+use bundler::origin::Sources;
+use bundler::plan::plan;
 use bundler::{Error, Result};
 
 use super::printer::human;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bundler::cache::ContentCache;
 use bundler::helm::Helm;
 use bundler::lock::{Lock, Pinned, Update, pin};
-use bundler::plan::Sources;
+use bundler::origin::Sources;
 use bundler::spec::Spec;
 use bundler::{Error, Result};
 

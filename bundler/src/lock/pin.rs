@@ -12,7 +12,7 @@ use crate::discover;
 use crate::error::{Error, Result};
 use crate::fetch;
 use crate::helm::{Helm, Release};
-use crate::plan::Sources;
+use crate::origin::Sources;
 use crate::reference::Reference;
 use crate::resolve::{ImageSource, resolve};
 use crate::spec::{ChartSource, ChartSpec, FileSpec, Spec};

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,6 +11,15 @@ use crate::{Failure, Outcome};
 
 /// How long a part may take to start or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What names of ours begin with; our process ID follows.
+const PREFIX: &str = "airlock-xtask-";
+
+/// The name, if it is of a run that was ended before it could clean up.
+fn left_over(line: &str) -> Option<&str> {
+    let name = line.split_whitespace().next()?;
+    let pid: u32 = name.strip_prefix(PREFIX)?.parse().ok()?;
+    (!Path::new("/proc").join(pid.to_string()).exists()).then_some(name)
+}
 
 /// A network namespace with nothing but loopback in it.
 pub struct Netns {
@@ -24,7 +32,10 @@ impl Netns {
     /// # Errors
     /// When the kernel or our rights do not allow it.
     pub fn create() -> Result<Self, Failure> {
-        let name = format!("airlock-{}", std::process::id());
+        let name = format!("{PREFIX}{}", std::process::id());
+        for old in output(&mut command("ip", &["netns", "list"]))?.lines().filter_map(left_over) {
+            run(&mut as_root("ip", &["netns", "delete", old]))?;
+        }
         run(&mut as_root("ip", &["netns", "add", &name]))?;
         let netns = Self { name };
         run(&mut as_root("ip", &["-n", &netns.name, "link", "set", "lo", "up"]))?;
@@ -287,13 +298,6 @@ impl Drop for Engine {
             let _ = self.docker(&[&["rm", "--force"], ids.as_slice()].concat()).output();
         }
         drop(self.process.take());
-        // What it mounted and did not unmount would keep the directory from being removed.
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let below =
-            |line: &str| line.split(' ').nth(1).map(PathBuf::from).filter(|path| path.starts_with(&self.dir));
-        for mount in mounts.lines().filter_map(below).collect::<Vec<_>>().iter().rev() {
-            let _ = as_root("umount", &["--lazy", &mount.display().to_string()]).output();
-        }
     }
 }
 
@@ -301,18 +305,21 @@ impl Drop for Engine {
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes one below the system's temporary directory, with a short name.
+    /// Makes one below the system's temporary directory, with a short name; removes those of runs that were ended
+    /// before they could.
     ///
     /// # Errors
     /// When it can't be made.
     pub fn create() -> Result<Self, Failure> {
-        let base = std::env::var_os("TMPDIR").map_or_else(|| "/tmp".into(), PathBuf::from);
-        let dir = base.join(format!("airlock-{}", std::process::id()));
+        let base = std::env::temp_dir();
+        for entry in fs::read_dir(&base).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().and_then(left_over).is_some() {
+                remove(&entry.path());
+            }
+        }
+        let dir = base.join(format!("{PREFIX}{}", std::process::id()));
         fs::create_dir(&dir).map_err(|e| format!("making {}: {e}", dir.display()))?;
-        let made = Self(dir);
-        fs::set_permissions(&made.0, fs::Permissions::from_mode(0o755))
-            .map_err(|e| format!("opening {}: {e}", made.0.display()))?;
-        Ok(made)
+        Ok(Self(dir))
     }
 
     /// A path in it.
@@ -323,6 +330,17 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = as_root("rm", &["-rf", "--one-file-system", &self.0.display().to_string()]).output();
+        remove(&self.0);
     }
+}
+
+/// Removes a directory that engines have worked in.
+fn remove(dir: &Path) {
+    // What an engine mounted and did not unmount would stay in the way.
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let below = |line: &str| line.split(' ').nth(1).map(PathBuf::from).filter(|path| path.starts_with(dir));
+    for mount in mounts.lines().filter_map(below).collect::<Vec<_>>().iter().rev() {
+        let _ = as_root("umount", &["--lazy", &mount.display().to_string()]).output();
+    }
+    let _ = as_root("rm", &["-rf", "--one-file-system", &dir.display().to_string()]).output();
 }

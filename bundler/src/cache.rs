@@ -3,16 +3,21 @@
 //! `blobs/sha256/<hex>` holds content, `converted/sha256/<hex>` names what was made from a source with that digest.
 //! Whoever reads a blob checks its digest: a cache may be damaged, or belong to somebody else. A blob appears under
 //! its name only when it is complete, by a rename; so processes share a cache without locks, and whatever is lost is
-//! made again.
+//! made again. What a process that was killed left unfinished is removed when something is stored a day later.
 
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 
 /// Bytes moved at a time.
 const CHUNK: usize = 256 << 10;
+/// How names of unfinished files begin.
+const UNFINISHED: &str = ".partial-";
+/// Nobody writes to an unfinished file any more that was not written to for so long.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
 /// A directory of content by digest.
 #[derive(Clone, Debug)]
@@ -95,7 +100,8 @@ impl ContentCache {
 
     fn temporary(&self, directory: &Path) -> Result<tempfile::NamedTempFile> {
         std::fs::create_dir_all(directory).map_err(|e| self.error(e))?;
-        tempfile::Builder::new().prefix(".partial-").tempfile_in(directory).map_err(|e| self.error(e))
+        remove_abandoned(directory);
+        tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory).map_err(|e| self.error(e))
     }
 
     fn error(&self, error: std::io::Error) -> Error {
@@ -106,6 +112,17 @@ impl ContentCache {
             _ => "set XDG_CACHE_HOME to a directory that can be written to",
         };
         Error::input(format!("storing content in cache {}", self.root.display()), error).hint(hint)
+    }
+}
+
+/// Makes room; what can't be removed does no harm.
+fn remove_abandoned(directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
+        let unfinished = entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes());
+        if unfinished && age().is_some_and(|age| age > ABANDONED) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -200,6 +217,8 @@ impl Finished<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     fn cache() -> (tempfile::TempDir, ContentCache) {
@@ -237,6 +256,25 @@ mod tests {
         drop(finished);
         drop(cache.writer().expect("a writer"));
         assert_eq!(names(&cache), [""; 0]);
+    }
+
+    #[test]
+    fn what_the_killed_left_goes_after_a_day_and_not_before() {
+        let (_directory, cache) = cache();
+        let finished = cache.put(b"content").expect("stored");
+        let leave = |name: &str, hours: u64| {
+            let file = std::fs::File::create(cache.blobs().join(name)).expect("a file");
+            file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600)).expect("a time");
+        };
+        leave(".partial-old", 25);
+        leave(".partial-new", 23);
+        leave(&finished.hex(), 99);
+        cache.put(b"more").expect("stored");
+        let mut left = names(&cache);
+        left.sort();
+        let mut expected = [".partial-new".to_owned(), finished.hex(), Digest::of(b"more").hex()];
+        expected.sort();
+        assert_eq!(left, expected);
     }
 
     #[test]

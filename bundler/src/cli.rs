@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use bundler::registry::{Client, Options};
 use bundler::{Error, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 
 pub use printer::Printer;
 
@@ -139,6 +140,19 @@ impl Trusted {
     }
 }
 
+/// Work that leaves nothing half-done behind when the process is asked to stop: it is dropped, and removes its files.
+async fn stoppable(doing: &str, work: impl Future<Output = Result<()>>) -> Result<()> {
+    let waiting = |e| Error::input("waiting for signals", e);
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(waiting)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(waiting)?;
+    let stopped = |by: &str| Error::input(doing, format!("stopped by {by}; nothing was written"));
+    tokio::select! {
+        outcome = work => outcome,
+        _ = interrupt.recv() => Err(stopped("SIGINT")),
+        _ = terminate.recv() => Err(stopped("SIGTERM")),
+    }
+}
+
 impl Cli {
     /// Where output goes.
     pub fn printer(&self) -> Printer {
@@ -150,8 +164,8 @@ impl Cli {
     /// Runs the verb.
     pub async fn run(&self, printer: &Printer) -> Result<()> {
         match &self.verb {
-            Verb::Lock(args) => lock::run(args, printer).await,
-            Verb::Build(args) => build::run(args, printer).await,
+            Verb::Lock(args) => stoppable("pinning", lock::run(args, printer)).await,
+            Verb::Build(args) => stoppable("building", build::run(args, printer)).await,
             Verb::Keys(args) => keys::run(args, printer),
             Verb::Verify(args) => verify::run(args, printer),
             Verb::Inspect(args) => inspect::run(args, printer),

@@ -19,7 +19,8 @@ pub struct Args {
     /// The pins.
     #[arg(long, value_name = "FILE", default_value = "images.lock")]
     lock_file: PathBuf,
-    /// The bundle; NAME-VERSION.tar otherwise.
+    /// The bundle; NAME-VERSION.tar otherwise. Until it is whole it is FILE.partial; what a killed build leaves of
+    /// that, the next one into FILE replaces.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Private key to sign with.

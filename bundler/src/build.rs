@@ -89,10 +89,8 @@ impl Partial {
         let mut name = name.to_owned();
         name.push(".partial");
         let path = output.with_file_name(name);
-        let file =
-            File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(|e| {
-                Error::input(writing(), e).hint("choose a directory that exists and is writable")
-            })?;
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(|e| Error::unwritable(writing(), e, "--output"))?;
         // Two builds into one file would mix; the lock goes with the process, however it ends.
         match file.try_lock() {
             Ok(()) => {}
@@ -130,14 +128,7 @@ impl Drop for Partial {
 }
 
 fn write_error(path: &Path, error: std::io::Error) -> Error {
-    let hint = match error.kind() {
-        std::io::ErrorKind::StorageFull => "free some space, or choose another disk with --output",
-        std::io::ErrorKind::FileTooLarge => {
-            "the file system does not take files of this size (FAT32?): use another"
-        }
-        _ => "choose a directory that is writable",
-    };
-    Error::input(format!("writing {}", path.display()), error).hint(hint)
+    Error::unwritable(format!("writing {}", path.display()), error, "--output")
 }
 
 /// Where a tar is written; positions are the layout's.
@@ -238,7 +229,10 @@ impl Job {
         match &self.origin {
             Origin::Url(url) => format!("fetching {url}"),
             Origin::File { path, .. } => format!("reading {}", path.display()),
-            _ => format!("fetching blob {}", self.digest),
+            Origin::Registry(repository) => {
+                format!("fetching blob {}", repository.named(&self.digest.to_string()))
+            }
+            Origin::Bytes(_) => format!("writing blob {}", self.digest),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io::{self, ErrorKind};
 
 /// A result of a stage.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -70,6 +71,20 @@ impl Error {
     /// A failure of [`Kind::Cluster`].
     pub fn cluster(action: impl Into<String>, reason: impl Into<Reason>) -> Self {
         Self::new(Kind::Cluster, action, reason)
+    }
+
+    /// A file that could not be written; `option` is the one that names another place.
+    pub fn unwritable(action: impl Into<String>, error: io::Error, option: &str) -> Self {
+        let hint = match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                format!("free some space there, or choose another disk with {option}")
+            }
+            ErrorKind::FileTooLarge => {
+                format!("its file system takes no files of this size (FAT32?): choose another with {option}")
+            }
+            _ => format!("choose a directory that exists and is writable with {option}"),
+        };
+        Self::input(action, error).hint(hint)
     }
 
     /// The same failure, seen from a step above: `action` goes in front. Kind and hint stay.

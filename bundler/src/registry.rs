@@ -399,7 +399,7 @@ impl Repository {
     }
 
     /// The image's name for messages, with the host that is really asked where it is another.
-    fn named(&self, reference: &str) -> String {
+    pub(crate) fn named(&self, reference: &str) -> String {
         let joint = if reference.contains(':') { '@' } else { ':' };
         let at = if self.name == format!("{}/{}", self.host, self.path) {
             String::new()

@@ -167,14 +167,15 @@ pub fn read_lock(path: &Path) -> Result<Option<(Lock, String)>> {
 /// Beside the final name first: a lock is whole, or the one from before.
 fn write(path: &Path, lock: &Lock) -> Result<()> {
     use std::io::Write as _;
-    let writing = |e: std::io::Error| Error::input(format!("writing {}", path.display()), e);
+    let writing =
+        |e: std::io::Error| Error::unwritable(format!("writing {}", path.display()), e, "--lock-file");
     let text = lock.to_toml().map_err(|e| Error::input("writing TOML", e))?;
     let mut file = tempfile::Builder::new()
         .prefix(".images-lock-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .tempfile_in(base(path))
         .map_err(writing)?;
-    file.write_all(text.as_bytes()).map_err(writing)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(writing)?;
     file.persist(path).map_err(|e| writing(e.error))?;
     Ok(())
 }

@@ -202,13 +202,12 @@ pub fn write_key_pair(
 
 fn create(path: &Path, mode: u32, text: &str) -> Result<()> {
     let writing = |e: std::io::Error| {
-        let hint = match e.kind() {
-            std::io::ErrorKind::AlreadyExists => {
-                "keys are never overwritten: choose another --name or --output-dir"
-            }
-            _ => "choose a directory that exists and is writable with --output-dir",
-        };
-        Error::input(format!("writing key {}", path.display()), e).hint(hint)
+        let doing = format!("writing key {}", path.display());
+        match e.kind() {
+            std::io::ErrorKind::AlreadyExists => Error::input(doing, e)
+                .hint("keys are never overwritten: choose another --name or --output-dir"),
+            _ => Error::unwritable(doing, e, "--output-dir"),
+        }
     };
     let mut file = File::options().write(true).create_new(true).mode(mode).open(path).map_err(writing)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|e| {

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::origin::{CHANGED, Origin, check, file_chunks};
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::registry::Client;
+use crate::registry::{self, Client};
 use crate::sign::{self, SigningKey};
 
 /// Blobs that are fetched at a time.
@@ -177,7 +177,7 @@ impl Job {
                 self.drain(&mut written, chunks, target, progress).await?;
             }
         }
-        check(&self.digest, written, &self.fetching())
+        check(&self.digest, written, &self.fetching()).map_err(|e| e.hint(self.changed()))
     }
 
     async fn drain(
@@ -195,7 +195,7 @@ impl Job {
             let (has, size) = (written.length(), self.placed.entry.size);
             let why = format!("it ended after {has} of {size} bytes");
             return Err(match self.origin {
-                Origin::File { .. } => Error::trust(self.fetching(), why).hint(CHANGED),
+                Origin::File { .. } => Error::trust(self.fetching(), why).hint(self.changed()),
                 _ => Error::network(self.fetching(), why)
                     .hint("run it again; if it stays so, the server is at fault"),
             });
@@ -217,12 +217,22 @@ impl Job {
             return Err(Error::trust(
                 self.fetching(),
                 format!("there is more than the {size} bytes that its manifest says"),
-            ));
+            )
+            .hint(self.changed()));
         }
         target.write(bytes, self.placed.content_at + at)?;
         written.update(bytes);
         progress.advance(bytes.len() as u64);
         Ok(())
+    }
+
+    /// What to do about content that is not what is pinned.
+    fn changed(&self) -> &'static str {
+        match self.origin {
+            // What a digest names does not change: no pin helps.
+            Origin::Registry(_) => registry::CHANGED,
+            _ => CHANGED,
+        }
     }
 
     fn fetching(&self) -> String {

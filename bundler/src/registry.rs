@@ -32,6 +32,9 @@ pub const MANIFEST_CAP: u64 = 4 << 20;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Where a registry says what a manifest's digest is.
 const CONTENT_DIGEST: &str = "docker-content-digest";
+/// What to do about a registry that lies.
+pub(crate) const CHANGED: &str =
+    "the registry, or something on the way to it, changes content: do not use it";
 /// What may come where a manifest is asked for.
 const MANIFESTS: [&str; 4] = [
     media::OCI_IMAGE_INDEX_MEDIA_TYPE,
@@ -309,15 +312,19 @@ impl Repository {
         transfer::blob(self.clone(), *digest, from).await
     }
 
-    /// A small blob, such as an image's config, of at most `cap` bytes, checked.
+    /// A small blob, such as an image's config, of `size` bytes, checked.
     ///
     /// # Errors
-    /// When it can't be had, or is larger; of [`crate::Kind::Trust`] when its digest is wrong.
-    pub async fn small_blob(&self, digest: &Digest, cap: u64) -> Result<Bytes> {
+    /// When it can't be had; of [`crate::Kind::Trust`] when it is larger, or its digest wrong.
+    pub async fn small_blob(&self, digest: &Digest, size: u64) -> Result<Bytes> {
         let action = format!("fetching blob {}", self.named(&digest.to_string()));
         let call = Call::new(Method::GET, self.url(&["blobs", &digest.to_string()]).await?);
         let response = self.request(&action, Access::Pull, &call, &[StatusCode::OK]).await?;
-        let bytes = self.read(response, &action, &call.url, cap).await?;
+        let bytes = match self.client.0.http.read(response, size).await {
+            // What is larger than what the digest is of is something else.
+            Err(failure @ Failure::TooLarge(_)) => return Err(Error::trust(action, failure).hint(CHANGED)),
+            outcome => outcome.map_err(|failure| self.client.failed(failure, &action, &call.url))?,
+        };
         let found = Digest::of(&bytes);
         if found == *digest { Ok(bytes) } else { Err(mismatch(&action, digest, &found)) }
     }
@@ -460,7 +467,7 @@ impl Repository {
 
 fn mismatch(action: &str, expected: &Digest, found: &Digest) -> Error {
     Error::trust(action, format!("the content is not what was asked for: expected {expected}, got {found}"))
-        .hint("the registry, or something on the way to it, changes content: do not use it")
+        .hint(CHANGED)
 }
 
 #[cfg(test)]

@@ -16,14 +16,14 @@ use warp::{Filter as _, Reply as _};
 
 /// A request as it arrived.
 #[derive(Clone)]
-struct Asked {
-    method: Method,
+pub struct Asked {
+    pub method: Method,
     /// Path and query.
-    target: String,
-    headers: HeaderMap,
-    body: Bytes,
+    pub target: String,
+    pub headers: HeaderMap,
+    pub body: Bytes,
     /// How many came before it.
-    nth: usize,
+    pub nth: usize,
 }
 
 impl Asked {
@@ -33,8 +33,8 @@ impl Asked {
 }
 
 /// A server on loopback with a behaviour; it ends with the test.
-struct Liar {
-    host: String,
+pub struct Liar {
+    pub host: String,
     asked: Arc<Mutex<Vec<Asked>>>,
     task: JoinHandle<()>,
 }
@@ -47,7 +47,7 @@ impl Drop for Liar {
 
 impl Liar {
     /// `answer` says what comes back; with `None`, nothing ever does, and the request's body is not even read.
-    async fn start(answer: impl Fn(&Asked) -> Option<Response> + Send + Sync + 'static) -> Self {
+    pub async fn start(answer: impl Fn(&Asked) -> Option<Response> + Send + Sync + 'static) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let host = listener.local_addr().expect("its address").to_string();
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -78,7 +78,7 @@ impl Liar {
         Self { host, asked, task }
     }
 
-    fn asked(&self) -> Vec<Asked> {
+    pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().expect("a lock").clone()
     }
 
@@ -110,11 +110,11 @@ fn login(host: &str) -> tempfile::TempDir {
     directory
 }
 
-fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Response {
+pub fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Response {
     streamed(status, headers, stream::iter([Ok(body.into())]))
 }
 
-fn streamed(
+pub fn streamed(
     status: u16,
     headers: &[(&str, &str)],
     body: impl Stream<Item = Result<Bytes, std::io::Error>> + Send + Sync + 'static,
@@ -132,7 +132,7 @@ fn endless() -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send + Sync 
     stream::repeat_with(|| Ok(Bytes::from_static(&[b' '; 65536])))
 }
 
-fn broken_off(start: &'static [u8]) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send + Sync {
+pub fn broken_off(start: &'static [u8]) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send + Sync {
     let break_off = async {
         // Or the server takes back what it has not sent yet.
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -186,7 +186,9 @@ async fn endless_answers_are_cut() {
     .await;
     assert_network(&liar.repository().manifest("1").await.expect_err("no end"), "larger than");
     let blob = liar.repository().small_blob(&Digest::of(b""), 1000).await;
-    assert_network(&blob.expect_err("no end"), "larger than 1000 bytes");
+    let error = blob.expect_err("no end");
+    assert_eq!(error.kind(), Kind::Trust);
+    assert!(error.to_string().contains("larger than 1000 bytes"), "{error}");
     assert_network(&liar.repository().manifest("missing").await.expect_err("none"), "404 Not Found");
     let file = client(None).get(&format!("http://{}/index.yaml", liar.host), 1000).await;
     assert_network(&file.expect_err("no end"), "larger than 1000 bytes");

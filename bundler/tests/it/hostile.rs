@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use bundler::Kind;
 use bundler::bundle::Bundle;
@@ -10,6 +11,7 @@ use bundler::progress::Silent;
 use bundler::sign::PublicKey;
 use bundler::verify::Trust;
 
+use crate::parts::{ACCEPT, Registry, Running, free_port, succeed, wait_for};
 use crate::world::World;
 
 fn trust(world: &World) -> Trust {
@@ -214,4 +216,121 @@ fn damage_is_found_without_a_signature_too() {
     bytes[last_of_content] ^= 1;
     world.write("app.tar", &bytes);
     world.run(&["verify", "app.tar", "--insecure-skip-verify"]).exits(2).says("not what its digest says");
+}
+
+/// Flips a bit of a file.
+fn flip(path: &Path, at: u64) {
+    let file = File::options().read(true).write(true).open(path).expect("the bundle");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("a byte");
+    file.write_all_at(&[byte[0] ^ 1], at).expect("written");
+}
+
+/// Where the header and the content of each entry start.
+fn offsets(path: &Path) -> Vec<(u64, u64)> {
+    let mut archive = tar::Archive::new(File::open(path).expect("the bundle"));
+    let offsets = |entry: std::io::Result<tar::Entry<File>>| {
+        let entry = entry.expect("an entry");
+        (entry.raw_header_position(), entry.raw_file_position())
+    };
+    archive.entries().expect("entries").map(offsets).collect()
+}
+
+#[test]
+fn every_verb_refuses_damage_before_it_does_anything() {
+    let world = World::with_bundle();
+    let whole = std::fs::read(world.path("app.tar")).expect("the bundle");
+    let offsets = offsets(&world.path("app.tar"));
+    let ((first, manifest), (_, signature), (header, _)) = (offsets[0], offsets[1], offsets[7]);
+    let end = whole.len() as u64;
+    // What stands 513 bytes after the start of a header of a small entry (oci-layout has 30 bytes) is padding.
+    let damage: [(&str, u64); 8] = [
+        ("the first header", first),
+        ("the manifest", manifest + 100),
+        ("the signature", signature + 100),
+        ("the padding of the signature", signature + 4000),
+        ("padding", offsets[2].1 + 400),
+        ("a header", header + 100),
+        ("a small blob", offsets[6].1),
+        ("the end", end - 1),
+    ];
+    // Nobody listens there: if it is asked nonetheless, the exit code is another.
+    let verbs: [&[&str]; 5] = [
+        &["verify", "app.tar"],
+        &["inspect", "app.tar"],
+        &["serve", "app.tar", "--listen", "256.0.0.1:0"],
+        &["push", "app.tar", "127.0.0.1:1"],
+        &["install", "app.tar", "--registry", "127.0.0.1:1"],
+    ];
+    let refused = |what: &str| {
+        for verb in verbs {
+            let run = world.run(&[verb, &["--key", "airlock.pub"]].concat());
+            assert_eq!(run.code, 2, "{verb:?}, {what}: {}", run.stderr);
+        }
+    };
+    for (what, at) in damage {
+        flip(&world.path("app.tar"), at);
+        refused(what);
+        flip(&world.path("app.tar"), at);
+    }
+    for length in [0, 1, 511, 512, manifest + 1, header, end - 1024, end - 1] {
+        world.write("app.tar", &whole[..length as usize]);
+        refused(&format!("cut to {length} bytes"));
+    }
+    world.write("app.tar", &[&whole[..], &[0]].concat());
+    refused("a byte more");
+    world.write("app.tar", &whole);
+    for (verb, code) in verbs.iter().zip([0, 0, 1, 3, 1]) {
+        let run = world.run(&[verb, &["--key", "airlock.pub"][..]].concat());
+        assert_eq!(run.code, code, "{verb:?} of a bundle that is whole: {}", run.stderr);
+        let run = world.run(&[verb, &["--key", "airlock.key"][..]].concat());
+        assert_eq!(run.code, 1, "{verb:?} with a private key: {}", run.stderr);
+    }
+}
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn a_damaged_layer_gets_no_tag_and_no_client_takes_it_for_whole() {
+    let world = World::with_bundle();
+    let manifest = world.run(&["inspect", "app.tar", "--json"]).exits(0).json()["manifest"].clone();
+    let listed = manifest["entries"].as_array().expect("entries");
+    let flip_all = || {
+        // The large blobs stand last: two layers and a file.
+        for (entry, (_, content)) in listed.iter().zip(&offsets(&world.path("app.tar"))[2..]).rev().take(3) {
+            flip(&world.path("app.tar"), content + entry["size"].as_u64().expect("a size") - 1);
+        }
+    };
+    flip_all();
+    world.run(&["verify", "app.tar", "--key", "airlock.pub"]).exits(2).says("not what its digest says");
+
+    let registry = Registry::start();
+    let run = world.run(&["push", "app.tar", &registry.host(), "--key", "airlock.pub"]);
+    run.exits(2).says("not what its digest says").says("hint: the file is damaged: copy it again");
+    let port = free_port();
+    let served = format!("127.0.0.1:{port}");
+    let mut serve = world.command(&["serve", "app.tar", "--key", "airlock.pub", "--listen", &served]);
+    let _server = Running(serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("airlock"));
+    wait_for(port);
+    let fetch = |url: String| {
+        let args = ["-s", "-o", "/dev/null", "-w", "%{http_code} %{size_download}", &url];
+        let output = Command::new("curl").args(ACCEPT).args(args).output().expect("curl");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let names = [("docker.io/library/redis", "8"), ("quay.io/a/web", "1.0"), ("files/notes.txt", "1.0.0")];
+    let pushed = |repository: &str, tag: &str| {
+        let (_, answer) = fetch(format!("http://{}/v2/{repository}/manifests/{tag}", registry.host()));
+        answer.split(' ').next().expect("a status").to_owned()
+    };
+    for (repository, tag) in names {
+        assert_eq!(pushed(repository, tag), "404", "{repository}:{tag}");
+        let base = format!("http://{served}/v2/{repository}");
+        let manifest = succeed(Command::new("curl").args(["-sf", &format!("{base}/manifests/{tag}")]));
+        let manifest: serde_json::Value = serde_json::from_str(&manifest).expect("a manifest");
+        let layer = &manifest["layers"][0];
+        let (whole, answer) = fetch(format!("{base}/blobs/{}", layer["digest"].as_str().expect("a digest")));
+        assert!(!whole && answer != format!("200 {}", layer["size"]), "{repository}: {answer}");
+    }
+    flip_all();
+    world.run(&["push", "app.tar", &registry.host(), "--key", "airlock.pub"]).exits(0);
+    assert!(names.iter().all(|(repository, tag)| pushed(repository, tag) == "200"));
 }

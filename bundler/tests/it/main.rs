@@ -1,7 +1,10 @@
 //! Tests of the binary and of the library with real parts: `cargo xtask test` sets those up and runs all of it.
 
+mod bare;
+mod faults;
 mod hostile;
 mod liar;
+mod limits;
 mod parts;
 mod pipeline;
 mod registry;

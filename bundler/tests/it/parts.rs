@@ -1,5 +1,6 @@
 //! Real parts that tests start for themselves, and end.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,86 @@ pub fn wait_for(port: u16) {
     }
 }
 
+/// A small file system of a test's own, for which root is needed.
+pub struct Tmpfs(TempDir);
+
+impl Tmpfs {
+    /// With options of mount(8), such as `size=1m`.
+    pub fn mount(options: &str) -> Self {
+        let tmpfs = Self(tempfile::tempdir().expect("a directory"));
+        succeed(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(tmpfs.path()));
+        tmpfs
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// From now on nobody writes to it, not even root.
+    pub fn make_read_only(&self) {
+        succeed(Command::new("mount").args(["-o", "remount,ro"]).arg(self.path()));
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        // Lazily: what a failed test left running may still have files open there.
+        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
+    }
+}
+
+/// A network with nothing in it but loopback, for which root is needed.
+pub struct Isolation(String);
+
+impl Isolation {
+    pub fn new() -> Self {
+        let name = format!("airlock-test-{}-{}", std::process::id(), free_port());
+        succeed(Command::new("ip").args(["netns", "add", &name]));
+        let network = Self(name);
+        succeed(network.command("ip").args(["link", "set", "lo", "up"]));
+        network
+    }
+
+    /// A program that sees that network only.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.0]).arg(program);
+        command
+    }
+
+    /// Waits until something listens on a port of its loopback.
+    pub fn wait_for(&self, port: u16) {
+        let end = Instant::now() + Duration::from_secs(30);
+        let url = format!("http://127.0.0.1:{port}/");
+        while !self.command("curl").args(["-so", "/dev/null", &url]).status().expect("curl").success() {
+            assert!(Instant::now() < end, "nothing listens on port {port}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Isolation {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "delete", &self.0]).status();
+    }
+}
+
+/// Sends a signal, such as `TERM`.
+pub fn signal(process: &Child, name: &str) {
+    succeed(Command::new("sh").args(["-c", &format!("kill -s {name} {}", process.id())]));
+}
+
+/// What CNCF distribution must be told to be taken for an OCI client.
+pub const ACCEPT: [&str; 2] = ["-H", "Accept: application/vnd.oci.image.manifest.v1+json"];
+
+/// Runs a program that must succeed; what it prints.
+#[track_caller]
+pub fn succeed(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| unreachable!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// A login that [`Registry`] can be told to ask for, and bcrypt's hash of it.
 pub const LOGIN: (&str, &str) = ("ali", "open sesame");
 const LOGIN_HASH: &str = "$2b$04$z0L5izj8cA4u/LVqNXQn0..bwc37sT1c95gfelt4Iv4EwXXuulYKW";
@@ -43,6 +124,10 @@ pub struct Settings<'a> {
     pub login: bool,
     /// What it speaks TLS with.
     pub certificate: Option<&'a Certificate>,
+    /// Where its files go; temporary ones of the system otherwise.
+    pub below: Option<&'a Path>,
+    /// The network that it is in; this machine's otherwise.
+    pub network: Option<&'a Isolation>,
 }
 
 /// CNCF distribution's registry on loopback, empty at first.
@@ -60,7 +145,8 @@ impl Registry {
 
     /// Starts one.
     pub fn with(settings: &Settings) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let below = settings.below.map_or_else(std::env::temp_dir, Into::into);
+        let directory = tempfile::tempdir_in(below).expect("a directory");
         let port = free_port();
         let at = |name: &str| directory.path().join(name).display().to_string();
         let mut config = format!(
@@ -77,14 +163,17 @@ impl Registry {
             config += &format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", at("htpasswd"));
         }
         fs::write(at("config.yml"), config).expect("written");
-        let child = Command::new("docker-registry")
+        let program = "docker-registry";
+        let command = settings.network.map(|network| network.command(program));
+        let child = command
+            .unwrap_or_else(|| Command::new(program))
             .args(["serve", &at("config.yml")])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("docker-registry must be installed (Debian: apt-get install docker-registry)");
         let process = Running(child);
-        wait_for(port);
+        settings.network.map_or_else(|| wait_for(port), |network| network.wait_for(port));
         Self { _process: process, _directory: directory, port }
     }
 

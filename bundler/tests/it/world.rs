@@ -56,6 +56,11 @@ impl World {
         Self { dir: tempfile::tempdir().expect("a temporary directory") }
     }
 
+    /// In `parent`: where there is room, or little of it.
+    pub fn below(parent: &Path) -> Self {
+        Self { dir: tempfile::tempdir_in(parent).expect("a temporary directory") }
+    }
+
     /// A signed bundle `app.tar` of two small images and a file, with its keys.
     pub fn with_bundle() -> Self {
         let world = Self::new();
@@ -154,8 +159,17 @@ impl World {
     }
 }
 
+/// Names in a directory, sorted.
+pub fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("a directory");
+    let mut names: Vec<_> =
+        entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
 /// Writes a blob; its descriptor.
-fn blob(root: &Path, media_type: &str, content: &[u8]) -> serde_json::Value {
+pub fn blob(root: &Path, media_type: &str, content: &[u8]) -> serde_json::Value {
     let digest = Digest::of(content);
     let dir = root.join("blobs/sha256");
     std::fs::create_dir_all(&dir).expect("a directory");

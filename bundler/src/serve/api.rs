@@ -143,20 +143,24 @@ impl Api {
         self.manifest(&digest.ok_or_else(unknown)?, unknown)
     }
 
-    /// A repository by its name at a site, by its source's name with `?ns=HOST` (as containerd's mirrors ask), or by
-    /// its source's name alone where that is unambiguous.
+    /// A repository by its name at a site, or by its source's name: with `?ns=HOST`, as containerd asks the mirrors of
+    /// HOST, or alone where that is unambiguous.
     fn repository(&self, name: &str, query: &str) -> Result<(&str, &BTreeMap<String, Digest>), Refusal> {
         let unknown =
             || Refusal(StatusCode::NOT_FOUND, "NAME_UNKNOWN", format!("the bundle has no repository {name}"));
-        let full = match parameter(query, "ns") {
-            Some(host) => format!("{}/{name}", host.replace(':', "_")),
-            None => name.into(),
+        let exact = || self.repositories.get_key_value(name);
+        let found = match parameter(query, "ns") {
+            // containerd says it with `override_path`, too, where the host is in the path already. Never another
+            // host's repository of this name.
+            Some(host) => {
+                let host = host.replace("%3A", ":").replace(':', "_");
+                self.repositories.get_key_value(&format!("{host}/{name}")).or_else(exact)
+            }
+            None => exact().or_else(|| match self.short.get(name).map(Vec::as_slice) {
+                Some([only]) => self.repositories.get_key_value(only),
+                _ => None,
+            }),
         };
-        let alone = || match self.short.get(name).map(Vec::as_slice) {
-            Some([only]) => self.repositories.get_key_value(only),
-            _ => None,
-        };
-        let found = self.repositories.get_key_value(&full).or_else(alone);
         found.map(|(name, tags)| (name.as_str(), tags)).ok_or_else(unknown)
     }
 

@@ -4,11 +4,13 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io::{self, ErrorKind};
 
+use serde::{Deserialize, Serialize};
+
 /// A result of a stage.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Whose matter a failure is; decides the exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// The user's input, or the state of this machine. Exit code 1.
     Input,

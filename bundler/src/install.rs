@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::{self, Chart, Manifest};
 use crate::helm::{Helm, PostRenderer, Release};
 use crate::reference::{Mapping, Reference};
@@ -67,6 +67,41 @@ impl RenderJob {
         let rewritten = rewrite::rewrite(manifests, &pins, &mapping)?;
         rewrite::gate(&rewritten.text, &pins, &mapping)?;
         Ok((rewritten.text, rewritten.changes.len()))
+    }
+}
+
+/// Why the post-renderer failed, in a file beside its job: helm 4 throws away what its plugins say.
+#[derive(Serialize, Deserialize)]
+struct Refusal {
+    kind: Kind,
+    text: String,
+    hint: Option<String>,
+}
+
+impl Refusal {
+    fn path(job: &Path) -> PathBuf {
+        job.with_extension("refused")
+    }
+
+    /// The failure that was left, if one was.
+    fn read(job: &Path, action: String) -> Option<Error> {
+        let text = std::fs::read(Self::path(job)).ok()?;
+        let Self { kind, text, hint } = serde_json::from_slice(&text).ok()?;
+        let error = Error::new(kind, action, text);
+        Some(match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        })
+    }
+}
+
+/// Leaves why the post-renderer failed for [`Install::apply`], which says it. Where that can't be written, helm's own
+/// message is all there is.
+pub fn leave_refusal(job: &Path, error: &Error) {
+    let hint = error.hint_text().map(Into::into);
+    let refusal = Refusal { kind: error.kind(), text: error.to_string(), hint };
+    if let Ok(text) = serde_json::to_vec(&refusal) {
+        let _ = std::fs::write(Refusal::path(job), text);
     }
 }
 
@@ -154,7 +189,7 @@ impl<'a> Install<'a> {
     /// Installs every chart, in the bundle's order. `airlock` is our own program, which helm runs.
     ///
     /// # Errors
-    /// When helm fails; charts before are installed then.
+    /// When the post-renderer refuses, or helm fails; charts before are installed then.
     pub async fn apply(&self, airlock: &Path) -> Result<()> {
         let job = self.directory.path().join("render.json");
         let writing = || format!("writing {}", job.display());
@@ -162,11 +197,15 @@ impl<'a> Install<'a> {
         std::fs::write(&job, text).map_err(|e| Error::input(writing(), e))?;
         let renderer = PostRenderer {
             program: airlock.into(),
-            arguments: vec!["post-render".into(), job.into()],
+            arguments: vec!["post-render".into(), job.as_path().into()],
             directory: self.directory.path().into(),
         };
         for chart in &self.charts {
-            self.helm.upgrade(&chart.release(), self.site.kube_context.as_deref(), &renderer).await?;
+            let release = chart.release();
+            let upgraded = self.helm.upgrade(&release, self.site.kube_context.as_deref(), &renderer).await;
+            upgraded.map_err(|e| {
+                Refusal::read(&job, format!("installing release {}", release.name)).unwrap_or(e)
+            })?;
         }
         Ok(())
     }

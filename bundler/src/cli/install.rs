@@ -129,6 +129,10 @@ fn by_release(
 
 /// Manifests in on stdin, out on stdout; a refusal stops helm before it applies anything.
 pub fn post_render(args: &PostRenderArgs) -> Result<()> {
+    render(args).inspect_err(|error| bundler::install::leave_refusal(&args.job, error))
+}
+
+fn render(args: &PostRenderArgs) -> Result<()> {
     let reading = || format!("reading {}", args.job.display());
     let job = std::fs::read(&args.job).map_err(|e| Error::input(reading(), e))?;
     let job: RenderJob = serde_json::from_slice(&job).map_err(|e| Error::input(reading(), e))?;

@@ -3,6 +3,7 @@
 mod bare;
 mod faults;
 mod hostile;
+mod interop;
 mod liar;
 mod limits;
 mod parts;

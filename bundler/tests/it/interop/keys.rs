@@ -1,0 +1,93 @@
+//! Signatures and keys, exchanged with cosign and openssl.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use base64::Engine as _;
+use serde_json::Value;
+
+use super::{path, shared, tool, untar};
+use crate::world::{PASSWORD, Run, World};
+
+/// What a person at a site checks, with a key of theirs.
+fn cosign_verifies(dir: &Path, key: &str) -> Run {
+    let bundle = ["--bundle", "airlock.sigstore.json", "--insecure-ignore-tlog", "airlock.json"];
+    tool(dir, "cosign", &[&["verify-blob", "--key", key], &bundle[..]].concat())
+}
+
+fn cosign(dir: &Path, args: &[&str]) -> Run {
+    let mut command = Command::new("cosign");
+    command.current_dir(dir).args(args).env("COSIGN_PASSWORD", PASSWORD);
+    command.output().expect("cosign").into()
+}
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn cosign_and_openssl_accept_the_signature_and_no_other_key_or_content() {
+    let taken = untar(shared(), "app.tar", &["airlock.json", "airlock.sigstore.json"]);
+    let dir = taken.path();
+    let key = path(shared(), "airlock.pub");
+    cosign_verifies(dir, &key).exits(0).says("Verified OK");
+
+    let entry = fs::read(dir.join("airlock.sigstore.json")).expect("the signature entry");
+    let entry: Value = serde_json::from_slice(&entry).expect("JSON");
+    let signature = entry["messageSignature"]["signature"].as_str().expect("a signature");
+    let raw = base64::engine::general_purpose::STANDARD.decode(signature).expect("base64");
+    fs::write(dir.join("raw"), raw).expect("written");
+    let openssl = |key: &str| {
+        tool(dir, "openssl", &["dgst", "-sha256", "-verify", key, "-signature", "raw", "airlock.json"])
+    };
+    assert_eq!(openssl(&key).exits(0).stdout, "Verified OK\n");
+
+    let other = World::new();
+    other.keys("other");
+    let other = path(&other, "other.pub");
+    assert_ne!(cosign_verifies(dir, &other).code, 0);
+    openssl(&other).exits(1);
+
+    let mut content = fs::read(dir.join("airlock.json")).expect("the manifest");
+    let last = content.len() - 1;
+    content[last] ^= 1;
+    fs::write(dir.join("airlock.json"), content).expect("written");
+    assert_ne!(cosign_verifies(dir, &key).code, 0);
+    openssl(&key).exits(1);
+}
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn a_key_pair_of_cosigns_signs_a_bundle() {
+    let world = World::new();
+    world.image("one", &["linux/amd64"], b"x");
+    world.spec("[[image]]\nref = \"one:1\"\nfrom = \"oci:one\"\n");
+    cosign(&world.path(""), &["generate-key-pair"]).exits(0);
+    world.run(&["lock"]).exits(0);
+    let mut build = world.command(&["build", "--key", "cosign.key", "--output", "app.tar"]);
+    build.env_remove("AIRLOCK_PASSWORD").env("COSIGN_PASSWORD", PASSWORD);
+    Run::from(build.output().expect("airlock")).exits(0);
+    world.run(&["verify", "app.tar", "--key", "cosign.pub"]).exits(0);
+    let taken = untar(&world, "app.tar", &["airlock.json", "airlock.sigstore.json"]);
+    cosign_verifies(taken.path(), &path(&world, "cosign.pub")).exits(0).says("Verified OK");
+    world.keys("airlock");
+    world.run(&["verify", "app.tar", "--key", "airlock.pub"]).exits(2);
+}
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn cosign_signs_with_a_key_pair_of_airlocks() {
+    let world = World::new();
+    world.keys("airlock");
+    world.write("notes.txt", b"read me\n");
+    let dir = world.path("");
+    // Without a transparency log: there is none on this side of the gap.
+    let flags = ["--yes", "--tlog-upload=false", "--use-signing-config=false", "--bundle", "b.json"];
+    let sign = ["sign-blob", "--key", "airlock.key"];
+    cosign(&dir, &[&sign[..], &flags, &["notes.txt"]].concat()).exits(0);
+    let verify = ["verify-blob", "--insecure-ignore-tlog", "--bundle", "b.json", "notes.txt", "--key"];
+    tool(&dir, "cosign", &[&verify[..], &["airlock.pub"]].concat()).exits(0).says("Verified OK");
+    world.keys("other");
+    assert_ne!(tool(&dir, "cosign", &[&verify[..], &["other.pub"]].concat()).code, 0);
+    // The key that cosign derives from the private file is the one that we wrote beside it.
+    let public = cosign(&dir, &["public-key", "--key", "airlock.key"]).exits(0).stdout;
+    assert_eq!(public, fs::read_to_string(world.path("airlock.pub")).expect("the public key"));
+}

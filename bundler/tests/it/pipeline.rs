@@ -145,3 +145,21 @@ fn the_repositorys_lock_is_of_its_spec_and_chart() {
         assert_eq!(chart.digest, Digest::of(&packed.manifest), "{again}");
     }
 }
+
+/// Made by the first airlock that wrote version 1, and kept as it is: what verified once must for ever.
+#[test]
+fn a_bundle_of_version_1_is_still_taken() {
+    let world = World::new();
+    world.write("v1.tar", include_bytes!("../data/v1.tar"));
+    world.write("v1.pub", include_bytes!("../data/v1.pub"));
+    world.run(&["verify", "v1.tar", "--key", "v1.pub"]).exits(0);
+    let manifest =
+        &world.run(&["inspect", "v1.tar", "--key", "v1.pub", "--json"]).exits(0).json()["manifest"];
+    let names = |list: &str, field: &str| {
+        let items = manifest[list].as_array().expect(list);
+        items.iter().map(|item| item[field].as_str().expect(field).to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("images", "ref"), ["docker.io/library/multi:1", "quay.io/a/web:1.0"]);
+    assert_eq!(names("charts", "name"), ["shop"]);
+    assert_eq!(names("files", "name"), ["notes.txt"]);
+}

@@ -188,6 +188,17 @@ fn two_gigabytes_pass_in_64_mib_of_memory_and_no_disk_but_the_bundles() {
     let sent = run.exits(0).json()["bytes_sent"].as_u64().expect("a number");
     assert!(sent > 4 * LAYER, "{sent}");
     watch.stayed_within("push", 0);
+
+    // And back again: the same image out of a registry.
+    fs::remove_file(world.path("big.tar")).expect("removed");
+    fs::remove_file(world.path("images.lock")).expect("removed");
+    world.spec("[[image]]\nref = \"big:1\"\n");
+    let mirror = format!("docker.io={}/docker.io", registry.host());
+    world.run(&["lock", "--mirror", &mirror]).exits(0);
+    let args = ["build", "--key", "airlock.key", "--output", "big.tar", "--mirror", &mirror];
+    let (run, watch) = Watch::new(&world).run(&args);
+    run.exits(0);
+    watch.stayed_within("build from a registry", size);
 }
 
 /// A spec with an image that has a layer of 2 MiB, and a signed bundle `small.tar` of another spec.

@@ -43,6 +43,7 @@ pub async fn build(
     progress: &Arc<dyn Progress>,
 ) -> Result<Built> {
     let partial = Partial::create(output)?;
+    partial.reserve(plan.layout.file_size)?;
     let signature = match key {
         Some(key) => sign::sign(key, &plan.manifest_bytes)?,
         None => sign::unsigned(),
@@ -102,6 +103,16 @@ impl Partial {
         let partial = Self { file, path, keep: false };
         partial.file.set_len(0).map_err(|e| partial.failed(e))?;
         Ok(partial)
+    }
+
+    /// Takes the whole room at once: a disk that is too small is known before anything is fetched.
+    fn reserve(&self, size: u64) -> Result<()> {
+        use rustix::io::Errno;
+        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, size) {
+            // File systems that can't (NFS, FAT) find out while they are written to.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(error) => Err(self.failed(error.into())),
+        }
     }
 
     fn finish(mut self, output: &Path) -> Result<()> {

@@ -145,6 +145,10 @@ impl<'a> Install<'a> {
             .filter(|c| site.chart.as_ref().is_none_or(|name| *name == c.name || *name == c.release))
             .collect();
         let names = || manifest.charts.iter().map(|c| c.release.as_str()).collect::<Vec<_>>().join(", ");
+        if manifest.charts.is_empty() {
+            return Err(Error::input("choosing what to install", "the bundle carries no chart")
+                .hint("`airlock push` or `airlock serve` give its images to a cluster"));
+        }
         if chosen.is_empty() {
             return Err(Error::input("choosing what to install", "the bundle has no such chart")
                 .hint(format!("it has these releases: {}", names())));

@@ -106,6 +106,9 @@ impl Failure {
             (_, Cause::Connect | Cause::Dns) if proxied => Some(format!(
                 "the environment sets a proxy; hosts named in NO_PROXY are asked directly ({host})"
             )),
+            (_, Cause::Connect) => {
+                Some(format!("check the address {host}, and that a registry is running there"))
+            }
             (_, Cause::Dns) => Some(format!("check the spelling of {host}, and this machine's name servers")),
             _ => None,
         };

@@ -47,6 +47,9 @@ impl Tools {
     /// When something is missing and can't be installed: the message says what to run.
     pub fn ensure() -> Result<Self, Failure> {
         packages()?;
+        if !can_be_root() {
+            return Err("a Docker engine and network namespaces are started: run this as root, or where `sudo -n` works".into());
+        }
         let tools = Self { home: home()? };
         fs::create_dir_all(tools.bin()).map_err(|e| format!("making {}: {e}", tools.bin().display()))?;
         for (program, package) in FROM_SID {

@@ -86,6 +86,11 @@ impl Partial {
                 Error::input(writing(), "it is a directory").hint("name the file, such as hello-0.1.0.tar")
             );
         }
+        // The rename would put the bundle in the place of a device or pipe.
+        if output.metadata().is_ok_and(|there| !there.is_file()) {
+            return Err(Error::input(writing(), "it is there already, and is not a regular file")
+                .hint("name a new file, or a bundle to replace"));
+        }
         let name = output.file_name().ok_or_else(|| Error::input(writing(), "it is not a file name"))?;
         let mut name = name.to_owned();
         name.push(".partial");

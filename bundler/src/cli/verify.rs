@@ -22,11 +22,12 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         "signed_by": bundle.signer(), "size": size, "entries": manifest.entries.len(),
     });
     printer.result(&value, || {
-        let signer = bundle
-            .signer()
-            .map_or_else(|| "signature NOT checked".into(), |id| format!("signed by key {id}"));
+        let (signer, as_what) = match bundle.signer() {
+            Some(id) => (format!("signed by key {id}"), "signed"),
+            None => ("signature NOT checked".into(), "its manifest says"),
+        };
         format!(
-            "{} {} (serial {}): {signer}; {} entries, {}, all as signed\n",
+            "{} {} (serial {}): {signer}; {} entries, {}, all as {as_what}\n",
             manifest.name,
             manifest.version,
             manifest.serial,

@@ -96,6 +96,10 @@ fn targets_that_cannot_be_written_are_named() {
     build(".").exits(1).says("directory");
     // Root writes anywhere, but not into /proc.
     build("/proc/app.tar").exits(1).says("/proc/app.tar");
+    // Written to as a file, it would be replaced by one.
+    let _socket = std::os::unix::net::UnixListener::bind(world.path("socket")).expect("a socket");
+    build("socket").exits(1).says("not a regular file");
+    assert!(!world.path("socket").is_file() && !world.path("socket.partial").exists());
     assert!(!world.path("app.tar.partial").exists());
 }
 

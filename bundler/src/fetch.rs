@@ -118,6 +118,10 @@ pub async fn file(from: &str, digest: &Digest, sources: &Sources<'_>) -> Result<
 
 fn hash_file(path: &Path) -> Result<(u64, Digest)> {
     let failed = |e| Error::input(format!("reading {}", path.display()), e);
+    // A device or pipe may never end, or never begin.
+    if !path.metadata().map_err(failed)?.is_file() {
+        return Err(Error::input(format!("reading {}", path.display()), "it is not a regular file"));
+    }
     let mut file = std::fs::File::open(path).map_err(failed)?;
     let mut hasher = Hasher::default();
     let mut buffer = vec![0; 256 << 10];

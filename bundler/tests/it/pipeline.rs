@@ -53,6 +53,14 @@ fn a_lock_of_another_spec_is_stale() {
 }
 
 #[test]
+fn a_file_that_is_a_device_is_refused() {
+    let world = World::new();
+    let empty = Digest::of(b"").hex();
+    world.spec(&format!("[[file]]\nname = \"x\"\npath = \"/dev/zero\"\nsha256 = \"{empty}\"\n"));
+    world.run(&["lock"]).exits(1).says("/dev/zero").says("not a regular file");
+}
+
+#[test]
 fn platforms_that_an_image_lacks_are_named() {
     let world = World::new();
     world.image("one", &["linux/arm64"], b"x");

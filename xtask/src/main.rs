@@ -1,6 +1,7 @@
-//! The project's own commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask env`.
+//! The project's own commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`, `cargo xtask env`.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a developer's tool: its output is its purpose
 
+mod bench;
 mod demo;
 mod images;
 mod parts;
@@ -21,6 +22,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   demo [--cluster [CONTEXT]]   the main job from nothing: images, lock, build, air gap, verify, serve, push, run;
                                with --cluster also a real install, by kubeconfig's context
   test [ARGS]                  set up the real parts and run all tests; ARGS go to the test binaries
+  bench service                the service beside Flask, gunicorn and redis-benchmark, as a table
   env                          set up the real parts, print their environment, and keep them until Enter or end of input";
 
 fn main() -> ExitCode {
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         ["demo", "--cluster"] => demo::run(Some(None)),
         ["demo", "--cluster", context] => demo::run(Some(Some(context))),
         ["test", args @ ..] => test::run(args),
+        ["bench", "service"] => bench::service(),
         ["env"] => test::env(),
         _ => Err(USAGE.into()),
     };

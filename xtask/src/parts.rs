@@ -84,19 +84,11 @@ impl Place<'_> {
 
     /// Waits until something answers HTTP at an address.
     fn wait_for(self, url: &str, part: &mut Running) -> Outcome {
-        let end = Instant::now() + PATIENCE;
-        loop {
+        part.until(&format!("something answers at {url}"), || {
             let probe =
                 self.command("curl", &["--silent", "--noproxy", "*", "--output", "/dev/null", url]).status();
-            if probe.is_ok_and(|status| status.success()) {
-                return Ok(());
-            }
-            part.still_runs()?;
-            if Instant::now() > end {
-                return Err(format!("nothing answers at {url}\n{}", part.log_tail()));
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+            probe.is_ok_and(|status| status.success())
+        })
     }
 }
 
@@ -125,6 +117,27 @@ impl Running {
         let child = with_parent.stdin(Stdio::null()).stdout(file).stderr(again).spawn();
         let child = child.map_err(|e| format!("{}: could not be started: {e}", shown(command)))?;
         Ok(Self { child, log: log.into() })
+    }
+
+    /// Its process ID.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until something holds that this process is to bring about.
+    ///
+    /// # Errors
+    /// When the process ends first, or it takes too long.
+    pub fn until(&mut self, what: &str, mut holds: impl FnMut() -> bool) -> Outcome {
+        let end = Instant::now() + PATIENCE;
+        while !holds() {
+            self.still_runs()?;
+            if Instant::now() > end {
+                return Err(format!("not in time: {what}\n{}", self.log_tail()));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
     }
 
     /// # Errors
@@ -259,14 +272,9 @@ impl Engine {
             Place::In(_) => place.command(args[0], &args[1..]),
         };
         let mut process = Running::start(&dockerd, &dir.join("log"))?;
-        let end = Instant::now() + PATIENCE;
-        while engine.docker(&["version"]).output().is_ok_and(|o| !o.status.success()) {
-            process.still_runs()?;
-            if Instant::now() > end {
-                return Err(format!("the Docker engine does not come up:\n{}", process.log_tail()));
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        process.until("the Docker engine is up", || {
+            engine.docker(&["version"]).output().is_ok_and(|o| o.status.success())
+        })?;
         engine.process = Some(process);
         Ok(engine)
     }

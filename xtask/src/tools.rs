@@ -46,7 +46,7 @@ impl Tools {
     /// # Errors
     /// When something is missing and can't be installed: the message says what to run.
     pub fn ensure() -> Result<Self, Failure> {
-        packages()?;
+        packages(PACKAGES)?;
         if !can_be_root() {
             return Err("a Docker engine and network namespaces are started: run this as root, or where `sudo -n` works".into());
         }
@@ -88,6 +88,24 @@ impl Tools {
         let root = self.sid_packages(&["busybox-static"], architecture)?;
         let merged = root.join("usr/bin/busybox");
         Ok(if merged.exists() { merged } else { root.join("bin/busybox") })
+    }
+
+    /// A Python environment of our own with some packages of PyPI, `name==version` each.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn python(&self, requirements: &[&str]) -> Result<PathBuf, Failure> {
+        let venv = self.home.join(format!("python-{}", requirements.join("+")));
+        if !venv.join("complete").exists() {
+            println!("installing {} below {}", requirements.join(", "), self.home.display());
+            run(&mut command("python3", &["-m", "venv", "--clear", text(&venv)?]))
+                .map_err(|why| format!("{why}\nhint: as root, run: apt-get install python3-venv"))?;
+            let pip = [&["install", "--quiet", "--disable-pip-version-check"], requirements].concat();
+            run(&mut command(text(&venv.join("bin/pip"))?, &pip))?;
+            fs::write(venv.join("complete"), "")
+                .map_err(|e| format!("writing below {}: {e}", venv.display()))?;
+        }
+        Ok(venv)
     }
 
     /// Links a program into our directory, whole or not at all.
@@ -204,10 +222,13 @@ impl Tools {
     }
 }
 
-/// Installs Debian packages that are missing.
-fn packages() -> Outcome {
+/// Installs Debian packages whose programs are missing.
+///
+/// # Errors
+/// When they can't be installed: the message says what to run.
+pub fn packages(wanted: &[(&str, &'static str)]) -> Outcome {
     let mut missing: Vec<&str> =
-        PACKAGES.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
+        wanted.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
     // In Debian 12 docker.io brings the client along, and there is no docker-cli.
     let client =
         output(&mut command("apt-cache", &["show", "docker-cli"])).is_ok_and(|text| !text.is_empty());

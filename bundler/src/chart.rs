@@ -16,7 +16,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::METADATA_CAP;
 use crate::image::{self, Descriptor};
-use crate::spec;
+use crate::name::{self, NameError};
 use files::{Budget, Tree};
 
 /// Media type of a chart's config: its metadata as JSON.
@@ -51,7 +51,7 @@ pub(crate) enum ChartError {
     #[error("{0} has no {1}")]
     MissingField(String, &'static str),
     #[error(transparent)]
-    Name(#[from] spec::SpecError),
+    Name(#[from] NameError),
     #[error("Chart.yaml declares dependencies that are not in charts/: {0}")]
     MissingDependencies(String),
     #[error("subchart {0}: {1}")]
@@ -149,8 +149,8 @@ impl Chart {
             return Err(ChartError::PackedTooLarge(METADATA_CAP));
         }
         let (name, version) = (tree.metadata.name()?, tree.metadata.version()?);
-        spec::check_name("chart name", name)?;
-        spec::check_version(version)?;
+        name::component("chart name", name)?;
+        name::version(version)?;
         let config = tree.metadata.to_json()?;
         let annotations = BTreeMap::from([
             ("org.opencontainers.image.title", name),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::archive::{Entry, Layout, LayoutError};
 use crate::digest::Digest;
 use crate::image::{ImageManifest, Platform};
+use crate::name::{self, NameError};
 use crate::reference::Reference;
 
 /// The manifest: what is signed.
@@ -181,6 +182,15 @@ pub enum FormatError {
     /// Made by a newer airlock.
     #[error("{MANIFEST} has format version {0}; this airlock reads version {VERSION}")]
     Version(u32),
+    /// A name that must not get any further.
+    #[error("{MANIFEST}: {0}")]
+    Name(#[from] NameError),
+    /// No time.
+    #[error("{MANIFEST} says it was made at {0:?}, which is no time (RFC 3339)")]
+    Created(String),
+    /// No place in a registry.
+    #[error("{MANIFEST} names {0:?}, which is no repository and tag")]
+    Place(String),
     /// Its list of entries can't be a tar.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -226,6 +236,7 @@ impl Manifest {
         }
         let manifest: Self = serde_json::from_slice(bytes)?;
         manifest.check_order()?;
+        manifest.check_names()?;
         Ok(manifest)
     }
 
@@ -238,6 +249,34 @@ impl Manifest {
             .map(|(path, size)| Entry { path: path.into(), size });
         let listed = self.entries.iter().map(|e| Entry { path: e.path.clone(), size: e.size });
         Layout::new(first.into_iter().chain(listed))
+    }
+
+    /// Names become parts of paths, of helm's command line and of requests, and are shown at terminals.
+    fn check_names(&self) -> Result<(), FormatError> {
+        name::component("name", &self.name)?;
+        name::version(&self.version)?;
+        chrono::DateTime::parse_from_rfc3339(&self.created)
+            .map_err(|_| FormatError::Created(self.created.clone()))?;
+        let place = |repository: &str, tag: &str| {
+            let says = format!("localhost/{repository}:{tag}");
+            match says.parse::<Reference>() {
+                Ok(r) if r.repository() == repository && r.tag() == Some(tag) && r.digest().is_none() => {
+                    Ok(())
+                }
+                _ => Err(FormatError::Place(format!("{repository}:{tag}"))),
+            }
+        };
+        for chart in &self.charts {
+            name::component("chart name", &chart.name)?;
+            name::version(&chart.version)?;
+            place(&chart.repository, &chart.tag)?;
+        }
+        name::releases(self.charts.iter().map(|c| (&*c.release, c.namespace.as_deref())))?;
+        for file in &self.files {
+            name::component("file name", &file.name)?;
+            place(&file.repository, &file.tag)?;
+        }
+        self.images.iter().try_for_each(|image| place(&image.repository, "latest"))
     }
 
     /// Four entries with fixed names, then blobs only, whose names are their digests.
@@ -334,4 +373,67 @@ pub fn docker_manifest(images: &[(&Reference, &ImageManifest)]) -> Result<Vec<u8
         })
         .collect();
     serde_json::to_vec(&list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A manifest with one chart and one file, and then with other texts in it.
+    fn read(from: &str, to: &str) -> Result<Manifest, FormatError> {
+        let digest = Digest::of(b"");
+        let fixed = [OCI_LAYOUT, INDEX, DOCKER_MANIFEST, LOCK];
+        let entry = |path: &str| serde_json::json!({"path": path, "sha256": digest.hex(), "size": 0});
+        let text = serde_json::json!({
+            "kind": KIND, "format": VERSION, "name": "app", "version": "1.2.3", "serial": 1,
+            "created": "2026-11-24T00:00:00Z",
+            "entries": fixed.map(entry),
+            "images": [{
+                "digest": digest, "mediaType": OCI_LAYOUT, "platforms": {}, "ref": "q.io/a/b:1", "repository": "q.io/a/b",
+            }],
+            "charts": [{
+                "digest": digest, "name": "web", "namespace": "shop", "release": "front", "repository": "charts/web",
+                "tag": "4.5.6", "version": "4.5.6",
+            }],
+            "files": [{
+                "digest": digest, "manifest": digest, "name": "helm", "repository": "files/helm", "tag": "7.8.9",
+            }],
+        });
+        let text = text.to_string();
+        assert!(text.contains(from), "{from} in {text}");
+        Manifest::from_bytes(text.replace(from, to).as_bytes())
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        read("app", "app").expect("a manifest");
+        for (from, to) in [
+            ("\"app\"", "\"a/../b\""),
+            ("\"app\"", "\"\\u001b[2J\""),
+            ("\"1.2.3\"", "\"../x\""),
+            ("2026-11-24", "\\u009b2J"),
+            ("\"front\"", "\"../../x\""),
+            ("\"front\"", "\"--debug\""),
+            ("\"shop\"", "\"--kube-token=x\""),
+            ("\"web\"", "\"../web\""),
+            ("\"charts/web\"", "\"charts/../web\""),
+            ("\"tag\":\"4.5.6\"", "\"tag\":\"/../../x\""),
+            ("\"version\":\"4.5.6\"", "\"version\":\"4/5\""),
+            ("\"files/helm\"", "\"/files/helm\""),
+            ("\"helm\"", "\"../helm\""),
+            ("\"7.8.9\"", "\"7.8.9@x\""),
+            ("\"repository\":\"q.io/a/b\"", "\"repository\":\"q.io/a/../b\""),
+        ] {
+            let error = read(from, to).expect_err(to).to_string();
+            assert!(error.starts_with(MANIFEST), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn one_release_twice_is_refused() {
+        let chart = read("app", "app").expect("a manifest").charts.remove(0);
+        let chart = serde_json::to_string(&chart).expect("JSON");
+        let error = read("\"charts\":[", &format!("\"charts\":[{chart},")).expect_err("twice").to_string();
+        assert!(error.contains("\"front\" is there twice"), "{error}");
+    }
 }

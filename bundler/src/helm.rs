@@ -23,12 +23,21 @@ pub struct Release<'a> {
     pub name: &'a str,
     /// Its namespace; helm's default where none is given.
     pub namespace: Option<&'a str>,
+    /// What to call the chart in messages: it lies in a temporary file that nobody knows.
+    pub title: &'a str,
     /// A packed chart, or a chart's directory.
     pub chart: &'a Path,
     /// Values files, in order.
     pub values: &'a [PathBuf],
     /// Single values.
     pub set: &'a [String],
+}
+
+impl Release<'_> {
+    /// Helm's own words, about the chart rather than its file.
+    fn helm_error(&self, stderr: &[u8]) -> String {
+        helm_error(stderr).replace(&*self.chart.to_string_lossy(), &format!("chart {}", self.title))
+    }
 }
 
 impl Helm {
@@ -64,14 +73,14 @@ impl Helm {
     /// # Errors
     /// What helm says, where it fails.
     pub async fn template(&self, release: &Release<'_>) -> Result<String> {
-        let doing = format!("rendering release {} of {}", release.name, release.chart.display());
+        let doing = format!("rendering release {} of chart {}", release.name, release.title);
         let output = self
             .command("template", release)?
             .output()
             .await
             .map_err(|e| Error::cluster(doing.as_str(), e))?;
         if !output.status.success() {
-            return Err(Error::cluster(doing, helm_error(&output.stderr)));
+            return Err(Error::cluster(doing, release.helm_error(&output.stderr)));
         }
         String::from_utf8(output.stdout).map_err(|e| Error::cluster(doing, e))
     }
@@ -99,7 +108,7 @@ impl Helm {
         if output.status.success() {
             return Ok(());
         }
-        let why = helm_error(&output.stderr);
+        let why = release.helm_error(&output.stderr);
         let unreachable = why.contains("cluster unreachable");
         let error = Error::cluster(doing, why);
         Err(if unreachable {

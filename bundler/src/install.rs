@@ -10,6 +10,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::format::{self, Chart, Manifest};
 use crate::helm::{Helm, PostRenderer, Release};
+use crate::name;
 use crate::reference::{Mapping, Reference};
 use crate::rewrite::{self, Pins};
 use crate::verify::{VerifiedBundle, chart_content};
@@ -30,6 +31,29 @@ pub struct Site {
     pub namespace: Option<String>,
     /// Of the kubeconfig.
     pub kube_context: Option<String>,
+}
+
+impl Site {
+    fn namespace_of<'a>(&'a self, chart: &'a Chart) -> Option<&'a str> {
+        self.namespace.as_deref().or(chart.namespace.as_deref())
+    }
+
+    /// Names that would reach helm's command line, and releases that a namespace for all would make one.
+    fn check(&self, chosen: &[&Chart]) -> Result<()> {
+        self.namespace
+            .as_deref()
+            .map_or(Ok(()), name::namespace)
+            .map_err(|e| Error::input("reading --namespace", e))?;
+        self.kube_context
+            .as_deref()
+            .map_or(Ok(()), name::context)
+            .map_err(|e| Error::input("reading --kube-context", e))?;
+        let places = chosen.iter().map(|chart| (&*chart.release, self.namespace_of(chart)));
+        name::releases(places).map_err(|e| {
+            Error::input("putting all releases into the namespace of --namespace", e)
+                .hint("leave out --namespace, or choose one of them with --chart")
+        })
+    }
 }
 
 /// A chart's manifests, rewritten and gated.
@@ -116,6 +140,7 @@ pub struct Install<'a> {
 
 struct Unpacked<'a> {
     chart: &'a Chart,
+    title: String,
     path: PathBuf,
     values: Vec<PathBuf>,
     set: Vec<String>,
@@ -162,6 +187,7 @@ impl<'a> Install<'a> {
             return Err(Error::input("reading --values and --set", format!("there is no release {stray:?}"))
                 .hint(format!("the bundle has these releases: {}", names())));
         }
+        site.check(&chosen)?;
         let helm = match helm {
             Some(path) => Helm::find(Some(path))?,
             None => match carried_helm(bundle, directory.path())? {
@@ -169,8 +195,11 @@ impl<'a> Install<'a> {
                 None => Helm::find(None)?,
             },
         };
-        let charts =
-            chosen.into_iter().map(|c| unpack(bundle, c, site, directory.path())).collect::<Result<_>>()?;
+        let charts = chosen
+            .into_iter()
+            .enumerate()
+            .map(|(n, chart)| unpack(bundle, chart, site, &directory.path().join(n.to_string())))
+            .collect::<Result<_>>()?;
         Ok(Self { charts, helm, job: RenderJob::new(manifest, registry, strip_host), site, directory })
     }
 
@@ -219,6 +248,7 @@ impl Unpacked<'_> {
     fn release(&self) -> Release<'_> {
         Release {
             name: &self.chart.release,
+            title: &self.title,
             namespace: self.namespace,
             chart: &self.path,
             values: &self.values,
@@ -233,19 +263,21 @@ fn unpack<'a>(
     site: &'a Site,
     directory: &Path,
 ) -> Result<Unpacked<'a>> {
+    std::fs::create_dir(directory)
+        .map_err(|e| Error::input(format!("making directory {}", directory.display()), e))?;
     let content = chart_content(bundle, chart)?;
-    let path = directory.join(format!("{}-{}.tgz", chart.release, chart.tag));
+    let path = directory.join("chart.tgz");
     write(bundle, &content, &path)?;
     let mut values = Vec::new();
     for (n, digest) in chart.values.iter().enumerate() {
-        let path = directory.join(format!("{}-values-{n}.yaml", chart.release));
+        let path = directory.join(format!("values-{n}.yaml"));
         write(bundle, digest, &path)?;
         values.push(path);
     }
     values.extend(site.values.get(&chart.release).into_iter().flatten().cloned());
     let set = chart.set.iter().chain(site.set.get(&chart.release).into_iter().flatten()).cloned().collect();
-    let namespace = site.namespace.as_deref().or(chart.namespace.as_deref());
-    Ok(Unpacked { chart, path, values, set, namespace })
+    let title = format!("{} {}", chart.name, chart.version);
+    Ok(Unpacked { chart, title, path, values, set, namespace: site.namespace_of(chart) })
 }
 
 /// Writes a blob to a file, checked.

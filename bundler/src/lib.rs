@@ -33,6 +33,7 @@ pub mod fetch;
 pub mod format;
 pub mod helm;
 pub mod image;
+pub mod name;
 pub mod origin;
 pub mod progress;
 pub mod reference;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::image::Platform;
+use crate::name::{self, NameError};
 use crate::reference::Reference;
 use crate::spec::Platforms;
 
@@ -139,6 +140,12 @@ pub enum LockError {
     /// The same reference twice.
     #[error("image {0} is pinned twice")]
     Twice(Reference),
+    /// A name that must not get any further.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// No time.
+    #[error("created {0:?} is no time (RFC 3339)")]
+    Created(String),
 }
 
 impl Lock {
@@ -156,11 +163,26 @@ impl Lock {
             return Err(LockError::Version(preamble.version));
         }
         let mut lock: Self = toml::from_str(text)?;
+        lock.check_names()?;
+        chrono::DateTime::parse_from_rfc3339(&lock.created)
+            .map_err(|_| LockError::Created(lock.created.clone()))?;
         lock.images.sort_by(|a, b| a.reference.cmp(&b.reference));
         match lock.images.windows(2).find(|pair| pair[0].reference == pair[1].reference) {
             Some(pair) => Err(LockError::Twice(pair[0].reference.clone())),
             None => Ok(lock),
         }
+    }
+
+    /// Checks what becomes a part of paths, repositories and helm's command line.
+    fn check_names(&self) -> Result<(), NameError> {
+        name::component("name", &self.name)?;
+        name::version(&self.bundle_version)?;
+        for chart in &self.charts {
+            name::component("chart name", &chart.name)?;
+            name::version(&chart.version)?;
+        }
+        name::releases(self.charts.iter().map(|c| (&*c.release, c.namespace.as_deref())))?;
+        self.files.iter().try_for_each(|file| name::component("file name", &file.name))
     }
 
     /// The file's text.
@@ -237,6 +259,10 @@ pub(crate) mod tests {
             ("serial = 1", "serial = -1", "serial"),
             ("sha256:", "sha512:", "sha512"),
             ("name = ", "nome = ", "nome"),
+            ("release = \"hello\"", "release = \"../../x\"", "release \"../../x\""),
+            ("release = \"hello\"", "release = \"h\"\nnamespace = \"-n\"", "namespace \"-n\""),
+            ("created = \"2026-11-24T", "created = \"yesterday", "\"yesterday00:00:00Z\" is no time"),
+            ("bundle_version = \"0.1.0\"", "bundle_version = \"a/../b\"", "version \"a/../b\""),
         ] {
             let error = Lock::parse(&text.replacen(from, to, 1)).expect_err(to).to_string();
             assert!(error.contains(says), "{to}: {error}");

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::image::{ImageError, Platform};
+use crate::name::{self, NameError};
 use crate::reference::Reference;
 
 /// What is wanted.
@@ -201,16 +202,9 @@ pub enum SpecError {
     /// Not TOML, or fields that are not known or have other types.
     #[error("{0}")]
     Toml(#[from] toml::de::Error),
-    /// A name that can't be part of a repository's path.
-    #[error(
-        "{0} {1:?} may have lower-case letters, digits, dots and dashes only, and starts and ends with a letter or digit"
-    )]
-    Name(&'static str, String),
-    /// A version that can't be a tag.
-    #[error(
-        "version {0:?} may have letters, digits, dots, dashes, underscores and plus signs only, at most 100"
-    )]
-    Version(String),
+    /// A name that must not get any further.
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// A chart without a source, or with several.
     #[error("chart {0:?} needs exactly one of: path; oci and version; repo, chart and version")]
     ChartSource(String),
@@ -247,20 +241,18 @@ impl Spec {
     }
 
     fn check(&self) -> Result<(), SpecError> {
-        check_name("name", &self.name)?;
-        check_version(&self.version)?;
+        name::component("name", &self.name)?;
+        name::version(&self.version)?;
         if self.charts.is_empty() && self.images.is_empty() && self.files.is_empty() {
             return Err(SpecError::Empty);
         }
         for chart in &self.charts {
             chart.source()?;
         }
-        let mut releases = BTreeSet::new();
-        for release in self.charts.iter().filter_map(|c| c.release.as_ref().map(|r| (&c.namespace, r))) {
-            if !releases.insert(release) {
-                return Err(SpecError::Twice("release", release.1.clone()));
-            }
-        }
+        // Without a name of its own a release has the chart's, which is known once the chart is.
+        let named = self.charts.iter().filter_map(|c| Some((c.release.as_deref()?, c.namespace.as_deref())));
+        name::releases(named)?;
+        self.charts.iter().filter_map(|c| c.namespace.as_deref()).try_for_each(name::namespace)?;
         let mut references = BTreeSet::new();
         for image in &self.images {
             if !references.insert(image.reference.normalised()) {
@@ -269,7 +261,7 @@ impl Spec {
         }
         let mut files = BTreeSet::new();
         for file in &self.files {
-            check_name("file name", &file.name)?;
+            name::component("file name", &file.name)?;
             if file.url.is_some() == file.path.is_some() {
                 return Err(SpecError::FileSource(file.name.clone()));
             }
@@ -279,28 +271,6 @@ impl Spec {
             }
         }
         Ok(())
-    }
-}
-
-/// A path component as the distribution spec has it, without its repeated separators and underscores.
-pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), SpecError> {
-    let word =
-        |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    if name.len() <= 64 && name.split(['.', '-']).all(word) {
-        Ok(())
-    } else {
-        Err(SpecError::Name(what, name.into()))
-    }
-}
-
-/// Letters and what a tag may have, and `+`.
-pub(crate) fn check_version(version: &str) -> Result<(), SpecError> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-+".contains(&b);
-    let starts = version.starts_with(|c: char| c.is_ascii_alphanumeric());
-    if starts && version.len() <= 100 && version.bytes().all(plain) {
-        Ok(())
-    } else {
-        Err(SpecError::Version(version.into()))
     }
 }
 
@@ -373,6 +343,13 @@ mod tests {
             ("[[chart]]\nrelease = \"x\"", "exactly one of"),
             ("[[chart]]\npath = \"a\"\nversion = \"1\"", "exactly one of"),
             ("[[chart]]\noci = \"ghcr.io/a\"", "exactly one of"),
+            ("[[chart]]\npath = \"a\"\nrelease = \"../../x\"", "\"../../x\" is not a name that helm takes"),
+            ("[[chart]]\npath = \"a\"\nrelease = \"--debug\"", "\"--debug\" is not a name that helm takes"),
+            ("[[chart]]\npath = \"a\"\nnamespace = \"--debug\"", "namespace \"--debug\""),
+            (
+                "[[chart]]\npath = \"a\"\nrelease = \"x\"\n[[chart]]\npath = \"b\"\nrelease = \"x\"",
+                "release \"x\" is there twice",
+            ),
             ("[[file]]\nname = \"f\"\nsha256 = \"12\"\npath = \"x\"", "hexadecimal"),
             ("[[file]]\nname = \"../f\"\nsha256 = \"12\"\npath = \"x\"", "file name"),
             ("[[file]]\nname = \"f\"\nsha256 = \"12\"", "url and path"),

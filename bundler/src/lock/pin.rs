@@ -12,6 +12,7 @@ use crate::discover;
 use crate::error::{Error, Result};
 use crate::fetch;
 use crate::helm::{Helm, Release};
+use crate::name;
 use crate::origin::Sources;
 use crate::reference::Reference;
 use crate::resolve::{ImageSource, resolve};
@@ -115,6 +116,9 @@ pub async fn pin(
         images,
         files,
     };
+    lock.check_names().map_err(|e| {
+        Error::input("pinning the charts", e).hint("give each chart a `release` of its own in bundle.toml")
+    })?;
     if let Some(previous) = previous.filter(|previous| previous.same_content(&lock)) {
         lock = previous.clone();
     }
@@ -197,11 +201,13 @@ async fn pin_chart(
         }
     };
     let release = spec.release.clone().unwrap_or_else(|| chart.name.clone());
+    name::release(&release).map_err(|e| Error::input(format!("choosing a release for chart {from}"), e))?;
     let values: Vec<PathBuf> = spec.values.iter().map(|path| sources.base.join(path)).collect();
     let packed = packed(&chart)?;
     let manifests = helm
         .template(&Release {
             name: &release,
+            title: &from,
             namespace: spec.namespace.as_deref(),
             chart: packed.path(),
             values: &values,

@@ -152,6 +152,37 @@ fn repacked_unchanged_it_is_still_good() {
 }
 
 #[test]
+fn names_that_lead_elsewhere_are_refused() {
+    for (from, to) in [
+        ("\"name\": \"app\"", "\"name\": \"../../x\""),
+        ("\"repository\": \"files/notes.txt\"", "\"repository\": \"/../x\""),
+        ("\"charts\": []", "\"charts\": [CHART]"),
+    ] {
+        let world = World::with_bundle();
+        let chart = format!(
+            "{{\"digest\": \"{}\", \"name\": \"web\", \"release\": \"--debug\", \"repository\": \"charts/web\", \
+             \"tag\": \"1\", \"version\": \"1\"}}",
+            bundler::digest::Digest::of(b"")
+        );
+        repack(&world, |list| {
+            let text = String::from_utf8(list[0].1.clone()).expect("JSON");
+            assert!(text.contains(from), "{text}");
+            list[0].1 = text.replace(from, &to.replace("CHART", &chart)).into_bytes();
+        });
+        let verbs: [&[&str]; 5] = [
+            &["verify", "app.tar", "--insecure-skip-verify"],
+            &["inspect", "app.tar"],
+            &["serve", "app.tar", "--insecure-skip-verify", "--listen", "256.0.0.1:0"],
+            &["push", "app.tar", "127.0.0.1:1", "--insecure-skip-verify"],
+            &["install", "app.tar", "--registry", "127.0.0.1:1", "--insecure-skip-verify"],
+        ];
+        for verb in verbs {
+            world.run(verb).exits(2).says("airlock.json");
+        }
+    }
+}
+
+#[test]
 fn links_in_place_of_files_are_refused() {
     for kind in
         [tar::EntryType::Symlink, tar::EntryType::Link, tar::EntryType::Fifo, tar::EntryType::Directory]

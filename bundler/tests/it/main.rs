@@ -9,6 +9,7 @@ mod limits;
 mod parts;
 mod pipeline;
 mod registry;
+mod releases;
 mod rewrite;
 mod source;
 mod world;

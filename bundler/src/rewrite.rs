@@ -393,6 +393,22 @@ mod tests {
             ("containers: [{image: '{{ x }}'}]".into(), "containers[0].image: {{ x }}"),
             ("containers: [{image: r.io/redis:8}]".into(), "r.io/redis:8"),
             ("containers: [{image: redis:9}]".into(), "redis:9"),
+            // However it is spelled.
+            ("\"contai\\u006eers\": [{\"im\\x61ge\": other}]".into(), "containers[0].image: other"),
+            ("containers: [{? image : other}]".into(), "containers[0].image: other"),
+            ("containers: {a: {image: other}}".into(), "containers.a.image: other"),
+            ("containers: {image: other}".into(), "containers.image: other"),
+            ("Containers: [{IMAGE: other}]".into(), "Containers[0].IMAGE: other"),
+            ("container\u{17f}: [{image: other}]".into(), "[0].image: other"),
+            ("volumes: {m: {Image: {reference: other}}}".into(), "volumes.m.Image.reference: other"),
+            ("containers: [{image: !!str null}]".into(), "containers[0].image: null"),
+            ("containers: [{image: other, image: ''}]".into(), "containers[0].image: other"),
+            ("x: &x {image: other}\ncontainers: [{<<: *x}]".into(), "containers[0].image: other"),
+            ("x: &x [{image: other}]\ncontainers: *x".into(), "containers[0].image: other"),
+            (
+                "kind: List\nitems: [{kind: Pod, spec: {containers: [{image: other}]}}]".into(),
+                "List items[0].spec.containers[0].image: other",
+            ),
             // At the site, but: no digest, another digest, another repository, outside the prefix.
             (format!("containers: [{{image: {SITE}/docker.io/library/redis:8}}]"), "library/redis:8"),
             (format!("containers: [{{image: '{SITE}/docker.io/library/redis:8@{d9}'}}]"), "library/redis:8@"),

@@ -1,14 +1,16 @@
 //! YAML streams as trees whose scalars know their place in the source, and edits that touch nothing but scalars.
 //!
 //! Charts come from strangers: size, node count and nesting are capped, aliases are followed within a budget, and an
-//! edited stream is parsed again and compared before anyone sees it.
+//! edited stream is parsed again and compared before anyone sees it. What helm and the cluster read is Go's YAML, a
+//! mixture of versions 1.1 and 1.2; where that takes a text for something else than we do, it is refused: line breaks
+//! beyond ASCII, tags that change a value (`!!binary`), byte-order marks in the middle.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
-use granit_parser::{Event, Marker, Options, Parser, ScalarStyle, Span, StructureStyle, options};
+use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StructureStyle, options};
 
 use crate::error::{Error, Result};
 
@@ -47,13 +49,16 @@ pub struct Scalar<'s> {
     pub span: Range<usize>,
     style: ScalarStyle,
     in_flow: bool,
+    tagged: bool,
 }
 
 impl Scalar<'_> {
-    /// Whether it says null, rather than a text.
+    /// Whether it says null, rather than a text, as `!!str null` does.
     #[must_use]
     pub fn is_null(&self) -> bool {
-        self.style == ScalarStyle::Plain && matches!(&*self.value, "" | "~" | "null" | "Null" | "NULL")
+        self.style == ScalarStyle::Plain
+            && !self.tagged
+            && matches!(&*self.value, "" | "~" | "null" | "Null" | "NULL")
     }
 }
 
@@ -122,14 +127,30 @@ impl<'s> Stream<'s> {
         if source.len() > MAX_SOURCE {
             return Err(refused(format!("it has more than {MAX_SOURCE} bytes")));
         }
+        if let Some((at, c)) = source.char_indices().find(|(_, c)| is_misread(*c)) {
+            let why = format!("there is U+{:04X}, which is a line break or an error to helm", u32::from(c));
+            return Err(at_line(source, line_of(&source[..at]), &why));
+        }
         let stream = Self { source, ..Self::default() };
         let mut builder = Builder { stream, ..Builder::default() };
         for piece in pieces(source) {
-            builder.offset = piece.start;
-            let before = &source[..piece.start];
+            let marked = piece.start > 0;
+            let piece = without_mark(source, piece).map_err(|at| {
+                at_line(source, line_of(&source[..at]), "there is a byte-order mark within the document")
+            })?;
+            let Range { start, end } = piece;
+            let failed = |line: usize, why: &str| at_line(source, line_of(&source[..start]) - 1 + line, why);
+            builder.offset = start;
+            let roots = builder.stream.roots.len();
             for event in Parser::new_from_str_with_options(&source[piece], parser_options()) {
-                let (event, span) = event.map_err(|e| at_line(before, e.marker(), &e.info()))?;
-                builder.take(event, &span).map_err(|why| at_line(before, &span.start, why))?;
+                let (event, span) = event.map_err(|e| failed(e.marker().line(), &e.info()))?;
+                builder.take(event, &span).map_err(|why| failed(span.start.line(), &why))?;
+            }
+            // A document with nothing in it counts, for messages; what stands in front of the first separator doesn't.
+            if builder.stream.roots.len() == roots && marked {
+                builder
+                    .scalar("".into(), ScalarStyle::Plain, false, 0, end..end)
+                    .map_err(|why| refused(why.into()))?;
             }
         }
         Ok(builder.stream)
@@ -246,24 +267,58 @@ fn refused(why: String) -> Error {
         .hint("render the chart with `helm template` to see what it makes of these values")
 }
 
-fn at_line(before: &str, marker: &Marker, why: &str) -> Error {
-    refused(format!("line {}: {why}", before.matches('\n').count() + marker.line()))
+/// `line` counts from 1.
+fn at_line(source: &str, line: usize, why: &str) -> Error {
+    let documents = source.lines().take(line).skip(1).filter(|line| line.starts_with("---")).count() + 1;
+    refused(format!("document {documents}, line {line}: {why}"))
 }
 
-/// Splits at lines such as `---# text`: not a marker for YAML, but helm takes every line that starts with `---` for one,
-/// and public charts rely on it.
+/// The line that ends a text.
+fn line_of(text: &str) -> usize {
+    text.matches('\n').count() + 1
+}
+
+/// Whether Go's YAML takes a character for a line break that is none here, or for an error.
+fn is_misread(c: char) -> bool {
+    matches!(c, '\u{2028}' | '\u{2029}') || (c.is_control() && !matches!(c, '\t' | '\n' | '\r'))
+}
+
+/// Splits into documents as helm does, which takes every line that starts with `---` for a separator: also `---# text`,
+/// which is none for YAML and which public charts rely on.
 fn pieces(source: &str) -> Vec<Range<usize>> {
     let mut pieces = vec![];
     let mut start = 0;
-    for (newline, _) in source.match_indices("\n---") {
-        let after = newline + "\n---".len();
-        if source[after..].starts_with(|c: char| c != '-' && !c.is_whitespace()) {
-            pieces.push(start..newline + 1);
-            start = after;
+    let lines = source.match_indices('\n').map(|(newline, _)| newline + 1);
+    for line in [0].into_iter().chain(lines) {
+        let Some(after) = source[line..].strip_prefix("---") else { continue };
+        if line > 0 {
+            pieces.push(start..line);
         }
+        start = source.len() - after.trim_start_matches([' ', '\t']).len();
     }
     pieces.push(start..source.len());
     pieces
+}
+
+/// A template saved with a byte-order mark ends up in the middle of a stream, behind helm's comment. Go's YAML skips a mark
+/// at the start of any line; here it is taken off in front of a document's content, and an error, with its place, elsewhere.
+fn without_mark(source: &str, piece: Range<usize>) -> Result<Range<usize>, usize> {
+    const MARK: char = '\u{feff}';
+    let (mut start, mut at, mut begun) = (piece.start, piece.start, false);
+    for line in source[piece.clone()].split_inclusive(['\n', '\r']) {
+        let rest = match line.strip_prefix(MARK) {
+            Some(rest) if begun || rest.starts_with(MARK) => return Err(at),
+            Some(rest) => {
+                start = at + MARK.len_utf8();
+                rest
+            }
+            None => line,
+        };
+        let content = rest.trim_matches([' ', '\t', '\n', '\r']);
+        begun |= !content.is_empty() && !content.starts_with('#');
+        at += line.len();
+    }
+    Ok(start..piece.end)
 }
 
 /// As Go's YAML reads it, which is what helm and the cluster use.
@@ -275,6 +330,21 @@ fn parser_options() -> Options {
         block_nesting_limit: MAX_DEPTH,
         flow_nesting_limit: MAX_DEPTH,
     }
+}
+
+/// Only tags that leave a value what it says: JSON's types, and what Go's YAML itself writes before `<<`.
+fn check_tag(event: &Event<'_>) -> Result<(), String> {
+    let (Event::Scalar(_, _, _, tag) | Event::SequenceStart(_, _, tag) | Event::MappingStart(_, _, tag)) =
+        event
+    else {
+        return Ok(());
+    };
+    let Some(tag) = tag else { return Ok(()) };
+    let is_merge = || tag.suffix_in_namespace("tag:yaml.org,2002:").is_some_and(|name| name == "merge");
+    if tag.is_yaml_core_schema() || is_merge() {
+        return Ok(());
+    }
+    Err(format!("the tag {}{} makes another value of what is written", tag.original_handle(), tag.suffix()))
 }
 
 /// Turns events into nodes.
@@ -296,7 +366,8 @@ struct Open<'s> {
 }
 
 impl<'s> Builder<'s> {
-    fn take(&mut self, event: Event<'s>, span: &Span) -> Result<(), &'static str> {
+    fn take(&mut self, event: Event<'s>, span: &Span) -> Result<(), Cow<'static, str>> {
+        check_tag(&event)?;
         match event {
             Event::DocumentStart(..) => self.anchors.clear(),
             Event::SequenceStart(style, anchor, _) => self.begin(Node::Sequence(vec![]), style, anchor)?,
@@ -312,7 +383,11 @@ impl<'s> Builder<'s> {
                     self.anchors.get(&anchor).ok_or("an alias to a key, or to what it is part of,")?;
                 self.add(Node::Alias(*target))?;
             }
-            Event::Scalar(value, style, anchor, _) => self.scalar(value, style, anchor, span)?,
+            Event::Scalar(value, style, anchor, tag) => {
+                let span = span.byte_range().ok_or("a scalar without a place")?;
+                let span = span.start + self.offset..span.end + self.offset;
+                self.scalar(value, style, tag.is_some(), anchor, span)?;
+            }
             _ => {}
         }
         Ok(())
@@ -322,26 +397,21 @@ impl<'s> Builder<'s> {
         &mut self,
         value: Cow<'s, str>,
         style: ScalarStyle,
+        tagged: bool,
         anchor: usize,
-        span: &Span,
+        span: Range<usize>,
     ) -> Result<(), &'static str> {
         if let Some(open) = self.open.last_mut()
             && open.key.is_none()
             && matches!(self.stream.nodes[open.id.0], Node::Mapping(_))
         {
-            // A template saved with a byte-order mark ends up in the middle of a stream; Go's YAML skips it there.
-            open.key = Some(match value.strip_prefix('\u{feff}') {
-                Some(rest) => rest.to_owned().into(),
-                None => value,
-            });
+            open.key = Some(value);
             return Ok(());
         }
-        let span = span.byte_range().ok_or("a scalar without a place")?;
-        let span = span.start + self.offset..span.end + self.offset;
         // The parser says `~` where nothing is written.
         let value = if span.is_empty() { "".into() } else { value };
         let in_flow = self.open.last().is_some_and(|open| open.in_flow);
-        let id = self.add(Node::Scalar(Scalar { value, span, style, in_flow }))?;
+        let id = self.add(Node::Scalar(Scalar { value, span, style, in_flow, tagged }))?;
         self.anchors.insert(anchor, id);
         Ok(())
     }
@@ -406,7 +476,11 @@ mod tests {
             ("\u{feff}a: 1\n---\n# Source: x\n\u{feff}b: 2\n", &["a=1", "b=2"]),
             ("a: 1\r\nb: |\r\n  x\r\n  y\r\n", &["a=1", "b=x\ny\n"]),
             ("a: 1\n---# why\nb: 2\n---\nc: 3\n", &["a=1", "b=2", "c=3"]),
-            ("%YAML 1.1\n---\na: !!str 010\n", &["a=010"]),
+            ("a: !!str 010\n", &["a=010"]),
+            ("a: 1\n--- # x\n---\nb: 2\n", &["a=1", "=", "b=2"]),
+            ("---a: 1\n----: 2\n", &["a=1", "-=2"]),
+            ("a: &x {i: 1}\nb:\n  !!merge <<: *x\n", &["a.i=1", "b.i=1"]),
+            ("# s\n\u{feff}\"a\": 1\n---\n\u{feff}# s\nb: \u{feff}2\n", &["a=1", "b=\u{feff}2"]),
             ("", &[]),
         ] {
             assert_eq!(uses(source), expected, "{source:?}");
@@ -423,6 +497,13 @@ mod tests {
     }
 
     #[test]
+    fn a_null_that_is_tagged_as_text_is_text() {
+        let stream = Stream::parse("a: !!str null\nb: null\n").expect("a stream");
+        let root = stream.roots()[0];
+        assert_eq!((stream.text(root, "a"), stream.text(root, "b")), (Some("null"), None));
+    }
+
+    #[test]
     fn hostile_streams_are_refused() {
         let deep = "[".repeat(300);
         let deep_block = (0..300).map(|i| format!("{}a:\n", " ".repeat(i))).collect::<String>();
@@ -436,6 +517,19 @@ mod tests {
             ("? [a]\n: b\n", "a key that is not a scalar"),
             ("---\na: 1\n---#\nb: *x\n", "line 4"),
             ("a: 'b\n", "quote"),
+            // What Go's YAML reads otherwise.
+            ("a: 1\n---\n# x\u{85}b: 1\n", "document 2, line 3: there is U+0085"),
+            ("a: x\u{2028}b: 1\n", "document 1, line 1: there is U+2028"),
+            ("a: x\u{2029}b: 1\n", "U+2029"),
+            ("a: 1\n\u{0}b: 1\n", "U+0000"),
+            ("---\na: 1\n---\nb:\n- !!binary aW1hZ2U=: c\n", "document 2, line 5: the tag !!binary"),
+            ("%YAML 1.1\n---\na: 1\n", "expected <document start>"),
+            ("%TAG !y! tag:yaml.org,2002:\n---\na: !y!binary eA==\n", "expected <document start>"),
+            ("a: !<tag:yaml.org,2002:binary> eA==\n", "binary"),
+            ("a: !!set {b, c}\n", "the tag !!set"),
+            ("a: !x b\n", "the tag !x"),
+            ("a: 1\n\u{feff}b: 1\n", "line 2: there is a byte-order mark"),
+            ("\u{feff}\u{feff}a: 1\n", "line 1: there is a byte-order mark"),
             (&" ".repeat(MAX_SOURCE + 1), "bytes"),
         ] {
             let error = Stream::parse(source).expect_err(why).to_string();

@@ -91,16 +91,20 @@ pub fn mentions(stream: &Stream<'_>, mut visit: impl FnMut(Mention<'_>) -> Resul
     })
 }
 
+/// Fails closed: a list may be written as a map, and keys in any case, as decoders that are not strict take them.
 fn is_pod_image(path: &[crate::yaml::Step<'_>]) -> bool {
-    use Segment::{Index, Key};
-    let last = |n: usize| path.len().checked_sub(n).map(|i| path[i].segment);
-    match (last(4), last(3), last(2), last(1)) {
-        (_, Some(Key(list)), Some(Index(_)), Some(Key("image"))) => {
-            matches!(list, "containers" | "initContainers" | "ephemeralContainers")
-        }
-        (Some(Key("volumes")), Some(Index(_)), Some(Key("image")), Some(Key("reference"))) => true,
+    let key = |n: usize, names: &[&str]| match path.len().checked_sub(n).map(|i| path[i].segment) {
+        Some(Segment::Key(key)) => names.iter().any(|name| is_same_key(key, name)),
         _ => false,
-    }
+    };
+    let containers = ["containers", "initContainers", "ephemeralContainers"];
+    (key(1, &["image"]) && (key(2, &containers) || key(3, &containers)))
+        || (key(1, &["reference"]) && key(2, &["image"]) && (key(3, &["volumes"]) || key(4, &["volumes"])))
+}
+
+/// As Go's `encoding/json` folds: `K` has the Kelvin sign, `s` the long one.
+fn is_same_key(key: &str, name: &str) -> bool {
+    key.eq_ignore_ascii_case(name) || (!key.is_ascii() && key.to_uppercase().eq_ignore_ascii_case(name))
 }
 
 /// If the scalar is one of the fields that name an image together: Some, and the mention in it at the repository's.

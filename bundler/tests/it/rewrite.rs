@@ -119,3 +119,39 @@ fn what_helm_renders_points_to_the_site_after_rewriting() {
         assert_eq!(before, after);
     }
 }
+
+/// Spellings of `containers: [{image: other}]`, most of which a YAML 1.2 parser takes for something else.
+const SPELLINGS: &[&str] = &[
+    "containers:\n- image: other\n",
+    "containers:\n- # why\u{85}  image: other\n",
+    "containers:\n- # why\u{2028}  image: other\n",
+    "containers:\n- # why\u{2029}  image: other\n",
+    "containers:\n- !!binary aW1hZ2U=: other\n",
+    "!!binary Y29udGFpbmVycw==:\n- image: other\n",
+    "containers:\n- image: !!binary b3RoZXI=\n",
+    "containers:\n- \"im\\u0061ge\": other\n",
+    "containers:\n- ? image\n  : other\n",
+    "containers: [{image: first, image: other}]\n",
+    "x: &x {image: other}\ncontainers:\n- <<: *x\n",
+    "x: &x {image: other}\ncontainers:\n- !!merge <<: [*x]\n",
+    "x: &x other\ncontainers: [{image: *x}]\n",
+    "\u{feff}containers:\n- image: other\n",
+    "containers: [{image: !!str other}]\n",
+];
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn what_helm_reads_as_a_pods_image_does_not_pass_the_gate() {
+    let temporary = tempfile::tempdir().expect("a directory");
+    let mapping = Mapping::new("site.example:5000/mirror", false).expect("a mapping");
+    for spelling in SPELLINGS {
+        let read = as_go_reads(temporary.path(), &format!("{spelling}kind: Pod\n"));
+        assert_eq!(read[0]["containers"][0]["image"], "other", "{spelling:?}");
+        gate(spelling, &Pins::default(), &mapping).expect_err(spelling);
+        let found = discover(spelling).unwrap_or_default();
+        assert!(
+            found.is_empty() || found.iter().any(|f| f.text == "other" && f.certainty == Certainty::Image),
+            "{spelling:?}"
+        );
+    }
+}

@@ -153,6 +153,19 @@ async fn stoppable(doing: &str, work: impl Future<Output = Result<()>>) -> Resul
     }
 }
 
+/// Help, or what is wrong with the command line: as JSON where that was asked for, though not parsed yet.
+pub fn say_usage(error: &clap::Error) {
+    if !error.use_stderr() || !std::env::args_os().any(|argument| argument == "--json") {
+        let _ = error.print();
+        return;
+    }
+    let text = error.render().to_string();
+    let (why, usage) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let why = why.trim_start_matches("error: ").trim_end();
+    let said = Error::input("reading the command line", why).hint(usage.trim_end());
+    Printer::new(true, 0, false).error(&said);
+}
+
 impl Cli {
     /// Where output goes.
     pub fn printer(&self) -> Printer {

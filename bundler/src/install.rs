@@ -57,6 +57,7 @@ impl Site {
 }
 
 /// A chart's manifests, rewritten and gated.
+#[derive(Debug, Serialize)]
 pub struct Rendered {
     /// The release's name.
     pub release: String,

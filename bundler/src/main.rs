@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         // clap's own code for bad usage is 2, which here means "refused for trust".
         Err(error) => {
-            let _ = error.print();
+            cli::say_usage(&error);
             return ExitCode::from(u8::from(error.use_stderr()));
         }
     };

@@ -65,7 +65,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         printer.warn("the bundle is not signed (--unsigned)");
     }
     let value = serde_json::json!({
-        "bundle": output, "size": built.size, "manifest_digest": built.manifest_digest, "signed": key.is_some(),
+        "bundle": output.to_string_lossy(), "size": built.size, "manifest_digest": built.manifest_digest, "signed": key.is_some(),
     });
     printer.result(&value, || {
         format!(

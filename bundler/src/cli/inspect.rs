@@ -31,7 +31,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         verified = bundle.verify(&Trust::Keys(trusted))?.signer().map(str::to_string);
     }
     let value = serde_json::json!({
-        "bundle": args.bundle, "size": size, "signed_by": verified, "claims_key": claims, "manifest": manifest,
+        "bundle": args.bundle.to_string_lossy(), "size": size, "signed_by": verified, "claims_key": claims, "manifest": manifest,
     });
     printer.result(&value, || {
         let mut text = format!(

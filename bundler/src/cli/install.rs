@@ -78,7 +78,8 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let install = Install::prepare(&bundle, &site, &args.registry, args.strip_host, args.helm.as_deref())?;
     let rendered = install.render().await?;
     if args.dry_run {
-        return rendered.iter().try_for_each(|r| printer.raw(&r.manifests));
+        let value = serde_json::json!({"releases": rendered});
+        return printer.document(&value, || rendered.iter().map(|r| r.manifests.as_str()).collect());
     }
     let pushed = if args.no_push {
         None

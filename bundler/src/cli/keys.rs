@@ -37,7 +37,9 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let key = SigningKey::generate()?;
     let (private, public) = sign::write_key_pair(output_dir, name, &key, &password)?;
     let id = key.public_key().key_id();
-    let value = serde_json::json!({"private_key": private, "public_key": public, "key_id": id});
+    let value = serde_json::json!({
+        "private_key": private.to_string_lossy(), "public_key": public.to_string_lossy(), "key_id": id,
+    });
     printer.result(&value, || {
         format!(
             "{}  private, encrypted: keep it where bundles are built\n{}  public: give it to the sites, apart from the bundles\nkey id {id}\n",

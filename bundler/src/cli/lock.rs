@@ -36,7 +36,7 @@ pub struct Args {
 
 #[derive(serde::Serialize)]
 struct Outcome<'a> {
-    lock_file: &'a Path,
+    lock_file: std::borrow::Cow<'a, str>,
     changed: bool,
     serial: u64,
     images: usize,
@@ -76,7 +76,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
             .note(&format!("not taken for an image: {text} ({place}); if it is one, add it to bundle.toml"));
     }
     let outcome = Outcome {
-        lock_file: &args.lock_file,
+        lock_file: args.lock_file.to_string_lossy(),
         changed,
         serial: lock.serial,
         images: lock.images.len(),

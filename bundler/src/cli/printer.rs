@@ -1,4 +1,5 @@
-//! Results to stdout, everything else to stderr; progress only at a terminal.
+//! Results to stdout, everything else to stderr; progress only at a terminal. Names out of bundles and words of registries
+//! come from strangers: what could steer a terminal or turn its text around is written as its code.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
@@ -36,32 +37,31 @@ impl Printer {
 
     /// A result: `value` as JSON, or `text` for a person.
     pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
-        if self.json {
-            let json = serde_json::to_string_pretty(value).map_err(|e| Error::input("writing JSON", e))?;
-            self.raw(&format!("{json}\n"))
-        } else {
-            self.raw(&text())
+        if self.json { self.json(value) } else { stdout(&harmless(&text())) }
+    }
+
+    /// A result for another program, such as manifests: `text` is left as it is, but for a terminal.
+    pub fn document(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+        match (self.json, std::io::stdout().is_terminal()) {
+            (true, _) => self.json(value),
+            (false, true) => stdout(&harmless(&text())),
+            (false, false) => stdout(&text()),
         }
     }
 
-    /// Text to stdout as it is.
-    pub fn raw(&self, text: &str) -> Result<()> {
-        let mut stdout = std::io::stdout().lock();
-        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-            // `airlock inspect | head` is no failure.
-            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-            other => other.map_err(|e| Error::input("writing to stdout", e)),
-        }
+    fn json(&self, value: &impl Serialize) -> Result<()> {
+        let json = serde_json::to_string_pretty(value).map_err(|e| Error::input("writing JSON", e))?;
+        stdout(&harmless(&format!("{json}\n")))
     }
 
     /// A line about what is going on.
     pub fn note(&self, text: &str) {
-        self.stderr(&format!("{text}\n"));
+        stderr(&format!("{}\n", harmless(text)));
     }
 
     /// A line that should be noticed.
     pub fn warn(&self, text: &str) {
-        self.stderr(&format!("{} {text}\n", self.paint("33", "warning:")));
+        stderr(&format!("{} {}\n", self.paint("33", "warning:"), harmless(text)));
     }
 
     /// Why a verb failed, and what to do.
@@ -70,13 +70,13 @@ impl Printer {
             let value = serde_json::json!({
                 "error": error.to_string(), "exit_code": error.kind().exit_code(), "hint": error.hint_text(),
             });
-            return self.stderr(&format!("{value}\n"));
+            return stderr(&harmless(&format!("{value}\n")));
         }
-        let mut text = format!("{} {error}\n", self.paint("31;1", "error:"));
+        let mut text = format!("{} {}\n", self.paint("31;1", "error:"), harmless(&error.to_string()));
         if let Some(hint) = error.hint_text() {
-            let _ = writeln!(text, "{} {hint}", self.paint("36", "hint:"));
+            let _ = writeln!(text, "{} {}", self.paint("36", "hint:"), harmless(hint));
         }
-        self.stderr(&text);
+        stderr(&text);
     }
 
     /// Draws progress at a terminal, and nothing elsewhere.
@@ -87,11 +87,37 @@ impl Printer {
     fn paint(&self, code: &str, text: &str) -> String {
         if self.color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.into() }
     }
+}
 
-    fn stderr(&self, text: &str) {
-        // There is nowhere left to say that stderr is closed.
-        let _ = std::io::stderr().write_all(text.as_bytes());
+fn stdout(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // `airlock inspect | head` is no failure.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|e| Error::input("writing to stdout", e)),
     }
+}
+
+fn stderr(text: &str) {
+    // There is nowhere left to say that stderr is closed.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Control characters (of C1, too: some terminals obey them) and those that turn the direction of text (UAX #9) as
+/// `\u001b`, which JSON reads as what it was.
+fn harmless(text: &str) -> String {
+    let steers = |c: char| {
+        (c.is_control() && !matches!(c, '\n' | '\t'))
+            || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if steers(c) {
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+        out
+    })
 }
 
 /// `1.2 MiB`.
@@ -125,5 +151,24 @@ impl Progress for Bar {
 
     fn end(&self) {
         self.with(|slot| slot.take().iter().for_each(ProgressBar::finish_and_clear));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_steers_a_terminal() {
+        for (text, shown) in [
+            ("a\tb\né ✓", "a\tb\né ✓"),
+            ("\u{1b}[2J\r\u{7f}", "\\u001b[2J\\u000d\\u007f"),
+            ("\u{9b}31m", "\\u009b31m"),
+            ("a\u{202e}b\u{2066}c\u{200b}", "a\\u202eb\\u2066c\\u200b"),
+        ] {
+            assert_eq!(harmless(text), shown);
+            let json = harmless(&serde_json::to_string(text).expect("JSON"));
+            assert_eq!(serde_json::from_str::<String>(&json).expect(&json), text);
+        }
     }
 }

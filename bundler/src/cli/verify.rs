@@ -18,7 +18,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let manifest = bundle.manifest();
     let size = bundle.bundle().layout().file_size;
     let value = serde_json::json!({
-        "bundle": args.trusted.bundle, "name": manifest.name, "version": manifest.version, "serial": manifest.serial,
+        "bundle": args.trusted.bundle.to_string_lossy(), "name": manifest.name, "version": manifest.version, "serial": manifest.serial,
         "signed_by": bundle.signer(), "size": size, "entries": manifest.entries.len(),
     });
     printer.result(&value, || {

@@ -82,7 +82,7 @@ pub fn unsigned() -> Vec<u8> {
 #[must_use]
 pub fn signer_hint(entry: &[u8]) -> Option<String> {
     let bundle: SigstoreBundle = serde_json::from_slice(entry).ok()?;
-    Some(printable(&bundle.verification_material.public_key.hint))
+    Some(shortened(&bundle.verification_material.public_key.hint))
 }
 
 /// Checks that one of `keys` signed `message`; which one.
@@ -109,7 +109,7 @@ pub fn verify(entry: &[u8], message: &[u8], keys: &[PublicKey]) -> Result<String
     if signature.normalize_s() != signature || BASE64.encode(&der) != signed.signature {
         return Err(damaged("its signature is not in canonical form".into()));
     }
-    let claimed = printable(&bundle.verification_material.public_key.hint);
+    let claimed = shortened(&bundle.verification_material.public_key.hint);
     let Some(key) = keys.iter().find(|key| key.key_id() == claimed) else {
         let trusted: Vec<_> = keys.iter().map(PublicKey::key_id).collect();
         return Err(refuse(format!("it is signed with key {claimed}, which is not trusted")).hint(format!(
@@ -137,9 +137,9 @@ fn digest(message: &[u8]) -> String {
     BASE64.encode(hex::decode(Digest::of(message).hex()).unwrap_or_default())
 }
 
-/// A foreign text, fit for a terminal.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(80).collect()
+/// A foreign text, of a length fit for a message.
+fn shortened(text: &str) -> String {
+    text.chars().take(80).collect()
 }
 
 #[cfg(test)]

@@ -34,6 +34,11 @@ fn one_release_in_two_namespaces_stays_two() {
         "{}",
         run.stdout
     );
+    let json = install(&["--json"]).exits(0).json();
+    assert_eq!(json["releases"].as_array().map(Vec::len), Some(2));
+    assert_eq!(json["releases"][1]["release"], "web");
+    let manifests = json["releases"][1]["manifests"].as_str().expect("manifests");
+    assert!(manifests.contains("namespace: 'two'"), "{manifests}");
     install(&["--namespace", "three"]).exits(1).says("--namespace: release \"web\" is there twice");
     for (flag, value) in
         [("--namespace=", "../x"), ("--namespace=", "--debug"), ("--kube-context=", "--debug")]

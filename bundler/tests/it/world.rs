@@ -15,6 +15,7 @@ pub struct World {
 }
 
 /// How a run of airlock ended.
+#[derive(Debug)]
 pub struct Run {
     pub code: i32,
     pub stdout: String,

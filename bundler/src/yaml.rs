@@ -140,6 +140,11 @@ impl<'s> Stream<'s> {
             })?;
             let Range { start, end } = piece;
             let failed = |line: usize, why: &str| at_line(source, line_of(&source[..start]) - 1 + line, why);
+            // helm takes blanks off in front of a document, Unicode's too.
+            let text = source[start..end].trim_start_matches([' ', '\t', '\n', '\r']);
+            if text.starts_with(char::is_whitespace) {
+                return Err(failed(1, "the document starts with a blank that is none in YAML"));
+            }
             builder.offset = start;
             let roots = builder.stream.roots.len();
             for event in Parser::new_from_str_with_options(&source[piece], parser_options()) {
@@ -528,6 +533,7 @@ mod tests {
             ("a: !<tag:yaml.org,2002:binary> eA==\n", "binary"),
             ("a: !!set {b, c}\n", "the tag !!set"),
             ("a: !x b\n", "the tag !x"),
+            ("a: 1\n---\n \u{a0}{\"b\": 1}\n", "document 2, line 2: the document starts with a blank"),
             ("a: 1\n\u{feff}b: 1\n", "line 2: there is a byte-order mark"),
             ("\u{feff}\u{feff}a: 1\n", "line 1: there is a byte-order mark"),
             (&" ".repeat(MAX_SOURCE + 1), "bytes"),

@@ -1,90 +1,229 @@
-//! Settings: read from the environment, all mistakes reported at once.
+//! What the service needs to know to run: made of the settings, with all mistakes reported at once.
 
-use std::fs::File;
-use std::io::Read;
-use tracing_subscriber::EnvFilter;
+use crate::secret::{self, Secret, Source};
+use crate::settings::{CONFIG_FILE, Values, host_and_port};
+use crate::tls;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
-/// The port to listen on when `BIND_PORT` is not set.
-const BIND_PORT: u16 = 8000;
-/// No password is longer; a wrong path (a log, a device) must not fill the memory.
-const PASSWORD_LIMIT: u64 = 64 * 1024;
-
-/// What the service needs to know to run.
-#[derive(Clone)]
+/// All settings, each of the type that it is used as.
+#[derive(Clone, Debug)]
 pub struct Config {
-    /// Redis host (`REDIS_HOST`, default `redis`, as in the original application).
-    pub redis_host: String,
-    /// Redis port (`REDIS_PORT`).
-    pub redis_port: u16,
-    /// ACL user (`REDIS_USERNAME`).
+    /// Address and port to listen on.
+    pub bind: SocketAddr,
+    /// How Redis is reached.
+    pub redis: Redis,
+    /// No request waits longer for Redis.
+    pub request_budget: Duration,
+    /// How long open requests may take once the service is told to stop.
+    pub shutdown_grace: Duration,
+    /// How long a client may take to send a head, or to read a part of an answer.
+    pub header_timeout: Duration,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// How it logs.
+    pub log: Log,
+}
+
+/// How it logs.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// A filter.
+    pub filter: String,
+    /// Text for people instead of JSON lines.
+    pub text: bool,
+}
+
+/// How Redis is reached.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    /// Name or address, and port, unless there are Sentinels.
+    pub server: (String, u16),
+    /// Number of the database.
+    pub db: i64,
+    /// Key of the counter.
+    pub key: String,
+    /// ACL user and password.
+    pub login: Login,
+    /// TLS, with files of its own or without.
+    pub tls: Option<TlsFiles>,
+    /// Who knows the master.
+    pub sentinel: Option<Sentinel>,
+}
+
+/// A user, if one is named, and its password.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// ACL user.
     pub username: Option<String>,
-    /// Password (`REDIS_PASSWORD` or the content of `REDIS_PASSWORD_FILE`).
-    pub password: Option<String>,
-    /// Port to listen on (`BIND_PORT`).
-    pub bind_port: u16,
-    /// What is logged (`RUST_LOG`, default `info`), checked to be a filter.
-    pub log: String,
+    /// Its password, or that of the default user.
+    pub password: Option<Source>,
+}
+
+/// Paths of PEM files.
+#[derive(Clone, Debug, Default)]
+pub struct TlsFiles {
+    /// Authorities to trust; none: Mozilla's.
+    pub ca: Option<String>,
+    /// Certificate chain to show, and its key.
+    pub identity: Option<(String, String)>,
+}
+
+/// Sentinels, and what they call the master.
+#[derive(Clone, Debug)]
+pub struct Sentinel {
+    /// Name or address, and port, of each.
+    pub servers: Vec<(String, u16)>,
+    /// The master's name.
+    pub master: String,
+    /// ACL user and password there.
+    pub login: Login,
+}
+
+/// What the files and settings hold at the moment: what one connection is made with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Credentials {
+    /// Password at Redis.
+    pub password: Option<Secret>,
+    /// Password at the Sentinels.
+    pub sentinel_password: Option<Secret>,
+    /// Content of the PEM files.
+    pub tls: Option<tls::Pem>,
 }
 
 impl Config {
-    /// Reads the settings through `get`; every mistake becomes one message.
-    pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, Vec<String>> {
-        let get = |name: &str| get(name).filter(|v| !v.is_empty());
+    /// Makes it of the file at `path` (or that `CONFIG_FILE` names) and the environment; each mistake is one message.
+    pub fn load(
+        path: Option<&str>,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> (Log, Result<Self, Vec<String>>) {
+        let values = values(path, environment);
+        let filter = values.text("RUST_LOG").unwrap_or_default();
+        let log = Log { filter, text: values.text("LOG_FORMAT").as_deref() == Some("text") };
+        (log.clone(), Self::new(values, log))
+    }
+
+    fn new(mut values: Values, log: Log) -> Result<Self, Vec<String>> {
+        let millis = |name| Duration::from_millis(values.parsed(name).unwrap_or_default());
+        let config = Self {
+            bind: bind(&values),
+            request_budget: millis("REQUEST_BUDGET_MS"),
+            shutdown_grace: millis("SHUTDOWN_GRACE_MS"),
+            header_timeout: millis("HEADER_TIMEOUT_MS"),
+            max_connections: values.parsed("MAX_CONNECTIONS").unwrap_or_default(),
+            log,
+            redis: Redis {
+                server: (
+                    values.text("REDIS_HOST").unwrap_or_default(),
+                    values.parsed("REDIS_PORT").unwrap_or_default(),
+                ),
+                db: values.parsed("REDIS_DB").unwrap_or_default(),
+                key: values.text("REDIS_KEY").unwrap_or_default(),
+                login: login(&mut values, "REDIS"),
+                tls: tls_files(&mut values),
+                sentinel: sentinel(&mut values),
+            },
+        };
+        let mut errors = values.errors;
+        if let Err(unusable) = config.redis.credentials() {
+            errors.extend(unusable);
+        }
+        if errors.is_empty() { Ok(config) } else { Err(errors) }
+    }
+}
+
+/// The address that is listened on: all that a health check needs to know, whatever else may be wrong.
+pub fn bind_address(path: Option<&str>, environment: impl Fn(&str) -> Option<String>) -> SocketAddr {
+    bind(&values(path, environment))
+}
+
+fn bind(values: &Values) -> SocketAddr {
+    let address = values.parsed("BIND_ADDRESS").unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    SocketAddr::new(address, values.parsed("BIND_PORT").unwrap_or_default())
+}
+
+fn values(path: Option<&str>, environment: impl Fn(&str) -> Option<String>) -> Values {
+    let path = path.map(str::to_owned).or_else(|| environment(CONFIG_FILE).filter(|p| !p.is_empty()));
+    let text = path.map_or(Ok(String::new()), |path| {
+        let bytes = secret::content(&path)?;
+        String::from_utf8(bytes).map_err(|_| format!("cannot use {path}: it is not UTF-8"))
+    });
+    let mut values = Values::read(text.as_deref().unwrap_or_default(), environment);
+    if let Err(e) = text {
+        values.errors.insert(0, format!("the configuration file: {e}"));
+    }
+    values
+}
+
+/// `PREFIX_USERNAME`, and `PREFIX_PASSWORD` or `PREFIX_PASSWORD_FILE`.
+fn login(values: &mut Values, prefix: &str) -> Login {
+    let text = |suffix| values.text(&format!("{prefix}_{suffix}"));
+    let username = text("USERNAME");
+    let (password, file) = (text("PASSWORD"), text("PASSWORD_FILE"));
+    if password.is_some() && file.is_some() {
+        values.errors.push(format!("set {prefix}_PASSWORD or {prefix}_PASSWORD_FILE, not both"));
+    }
+    let password = file.map(Source::File).or(password.map(|p| Source::Given(Secret::new(p))));
+    if username.is_some() && password.is_none() {
+        values
+            .errors
+            .push(format!("{prefix}_USERNAME needs {prefix}_PASSWORD or {prefix}_PASSWORD_FILE too"));
+    }
+    Login { username, password }
+}
+
+fn tls_files(values: &mut Values) -> Option<TlsFiles> {
+    let file = |name| values.text(&format!("REDIS_TLS_{name}_FILE"));
+    let (ca, cert, key) = (file("CA"), file("CERT"), file("KEY"));
+    if cert.is_some() != key.is_some() {
+        values.errors.push("set REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE, or neither".into());
+    }
+    let on: bool = values.parsed("REDIS_TLS").unwrap_or_default();
+    if !on && (ca.is_some() || cert.is_some() || key.is_some()) {
+        values.errors.push("files for TLS are set (REDIS_TLS_…_FILE), so set REDIS_TLS to true too".into());
+    }
+    on.then(|| TlsFiles { ca, identity: cert.zip(key) })
+}
+
+fn sentinel(values: &mut Values) -> Option<Sentinel> {
+    let servers = values.text("REDIS_SENTINELS");
+    let master = values.text("REDIS_SENTINEL_MASTER");
+    if servers.is_some() != master.is_some() {
+        values.errors.push("set REDIS_SENTINELS and REDIS_SENTINEL_MASTER, or neither".into());
+    }
+    let login = login(values, "REDIS_SENTINEL");
+    let (servers, master) = servers.zip(master)?;
+    Some(Sentinel { servers: servers.split(',').filter_map(host_and_port).collect(), master, login })
+}
+
+impl Redis {
+    /// Reads the files; each that can't be used is one message.
+    pub fn credentials(&self) -> Result<Credentials, Vec<String>> {
         let mut errors = Vec::new();
-        let mut noted = |result: Result<u16, String>| result.map_err(|e| errors.push(e)).unwrap_or_default();
-        let redis_port = noted(port(get, "REDIS_PORT", 6379));
-        let bind_port = noted(bind_port(get));
-        let log = get("RUST_LOG").unwrap_or_else(|| "info".into());
-        if let Err(e) = EnvFilter::try_new(&log) {
-            errors.push(format!("RUST_LOG must be a filter such as `info` or `service=debug`: {e}"));
+        let mut noted = |name: &str, e: String| errors.push(format!("{name}: {e}"));
+        let mut password = |login: &Login, name: &str| {
+            let read = login.password.as_ref()?.read();
+            read.map_err(|e| noted(name, e)).ok()
+        };
+        let redis = password(&self.login, "REDIS_PASSWORD_FILE");
+        let at_sentinels =
+            self.sentinel.as_ref().and_then(|s| password(&s.login, "REDIS_SENTINEL_PASSWORD_FILE"));
+        let tls = self.tls.as_ref().map(|files| {
+            let mut file = |path: &str, name: &str| {
+                secret::content(path).map_err(|e| noted(&format!("REDIS_TLS_{name}_FILE"), e)).ok()
+            };
+            let ca = files.ca.as_ref().and_then(|path| file(path, "CA"));
+            let identity =
+                files.identity.as_ref().and_then(|(cert, key)| file(cert, "CERT").zip(file(key, "KEY")));
+            tls::Pem { ca, identity }
+        });
+        if errors.is_empty()
+            && let Some(Err(e)) = tls.as_ref().map(tls::client)
+        {
+            errors.push(e);
         }
-        let mut password = get("REDIS_PASSWORD");
-        if let Some(path) = get("REDIS_PASSWORD_FILE") {
-            if password.is_some() {
-                errors.push("set REDIS_PASSWORD or REDIS_PASSWORD_FILE, not both".into());
-            }
-            match password_in(&path) {
-                Ok(text) => password = Some(text),
-                Err(e) => errors.push(format!("REDIS_PASSWORD_FILE: cannot use {path}: {e}")),
-            }
-        }
-        let username = get("REDIS_USERNAME");
-        if username.is_some() && password.is_none() {
-            errors.push("REDIS_USERNAME needs a password too".into());
-        }
-        let redis_host = get("REDIS_HOST").unwrap_or_else(|| "redis".into());
-        if errors.is_empty() {
-            Ok(Self { redis_host, redis_port, username, password, bind_port, log })
-        } else {
-            Err(errors)
-        }
-    }
-}
-
-/// The port to listen on: all that a health check needs to know.
-pub fn bind_port(get: impl Fn(&str) -> Option<String>) -> Result<u16, String> {
-    port(get, "BIND_PORT", BIND_PORT)
-}
-
-fn port(get: impl Fn(&str) -> Option<String>, name: &str, default: u16) -> Result<u16, String> {
-    match get(name).filter(|v| !v.is_empty()).map(|v| v.parse::<u16>()) {
-        None => Ok(default),
-        Some(Ok(port)) if port > 0 => Ok(port),
-        Some(_) => Err(format!("{name} must be a port from 1 to 65535")),
-    }
-}
-
-/// The text of a password file without the line end that editors add.
-fn password_in(path: &str) -> Result<String, String> {
-    let mut text = String::new();
-    let read = File::open(path).and_then(|f| f.take(PASSWORD_LIMIT + 1).read_to_string(&mut text));
-    let read = read.map_err(|e| e.to_string())?;
-    if read as u64 > PASSWORD_LIMIT {
-        return Err(format!("it is longer than {PASSWORD_LIMIT} bytes"));
-    }
-    match text.trim_end_matches(['\r', '\n']) {
-        "" => Err("it is empty".into()),
-        password => Ok(password.into()),
+        let credentials = Credentials { password: redis, sentinel_password: at_sentinels, tls };
+        if errors.is_empty() { Ok(credentials) } else { Err(errors) }
     }
 }
 
@@ -92,46 +231,80 @@ fn password_in(path: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn read(settings: &[(&str, &str)]) -> Result<Config, Vec<String>> {
-        Config::read(|name| settings.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
-    }
-
-    fn errors(settings: &[(&str, &str)]) -> String {
-        read(settings).err().expect("refused").join("; ")
+    fn load(settings: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+        let get = |name: &str| settings.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+        Config::load(None, get).1
     }
 
     #[test]
     fn nothing_set_is_the_original_applications_settings() {
-        let config = read(&[("REDIS_PASSWORD", ""), ("BIND_PORT", "")]).expect("defaults");
-        assert_eq!((config.redis_host.as_str(), config.redis_port, config.bind_port), ("redis", 6379, 8000));
-        assert_eq!((config.username, config.password, config.log.as_str()), (None, None, "info"));
+        let config = load(&[("REDIS_PASSWORD", ""), ("BIND_PORT", "")]).expect("defaults");
+        assert_eq!(config.redis.server, ("redis".to_owned(), 6379));
+        assert_eq!(config.bind.to_string(), "0.0.0.0:8000");
+        assert_eq!((config.redis.login.password, config.redis.key.as_str()), (None, "hits"));
+        assert_eq!((config.log.filter.as_str(), config.log.text), ("info", false));
+        assert_eq!((config.max_connections, config.request_budget.as_millis()), (1024, 2000));
     }
 
     #[test]
-    fn a_password_file_loses_its_line_end_only() {
-        let file = std::env::temp_dir().join(format!("service-password-{}", std::process::id()));
-        std::fs::write(&file, " secret \r\n").expect("written");
-        let path = file.to_str().expect("a path");
-        let config = read(&[("REDIS_PASSWORD_FILE", path)]).expect("settings");
-        assert_eq!(config.password.as_deref(), Some(" secret "));
-        assert!(errors(&[("REDIS_PASSWORD_FILE", path), ("REDIS_PASSWORD", "x")]).contains("not both"));
-        std::fs::write(&file, "\n").expect("written");
-        assert!(errors(&[("REDIS_PASSWORD_FILE", path)]).contains("it is empty"));
-        std::fs::remove_file(&file).expect("removed");
-        assert!(errors(&[("REDIS_PASSWORD_FILE", path)]).contains("No such file"));
-        assert!(errors(&[("REDIS_PASSWORD_FILE", "/dev/zero")]).contains("longer than"));
-    }
-
-    #[test]
-    fn every_mistake_is_named() {
-        let said = errors(&[
-            ("BIND_PORT", "0"),
-            ("REDIS_PORT", "65536"),
-            ("RUST_LOG", "service=loud"),
+    fn settings_that_need_each_other_are_said_together() {
+        let errors = load(&[
             ("REDIS_USERNAME", "x"),
+            ("REDIS_TLS_CERT_FILE", "/cert"),
+            ("REDIS_SENTINELS", "a:1"),
+            ("REDIS_SENTINEL_PASSWORD", "p"),
+            ("REDIS_SENTINEL_PASSWORD_FILE", "/p"),
+            (CONFIG_FILE, "/nowhere.toml"),
+            ("BIND_PORT", "0"),
         ]);
-        for name in ["BIND_PORT", "REDIS_PORT", "RUST_LOG", "REDIS_USERNAME"] {
-            assert!(said.contains(name), "{name} in {said}");
+        assert_eq!(
+            errors.expect_err("refused").join("\n"),
+            "the configuration file: cannot read /nowhere.toml: No such file or directory (os error 2)\n\
+             BIND_PORT must be a number from 1 to 65535, not \"0\"\n\
+             REDIS_USERNAME needs REDIS_PASSWORD or REDIS_PASSWORD_FILE too\n\
+             set REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE, or neither\n\
+             files for TLS are set (REDIS_TLS_…_FILE), so set REDIS_TLS to true too\n\
+             set REDIS_SENTINELS and REDIS_SENTINEL_MASTER, or neither\n\
+             set REDIS_SENTINEL_PASSWORD or REDIS_SENTINEL_PASSWORD_FILE, not both"
+        );
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_all_named() {
+        let errors = load(&[
+            ("REDIS_PASSWORD_FILE", "/no/password"),
+            ("REDIS_TLS", "true"),
+            ("REDIS_TLS_CA_FILE", "/no/ca"),
+            ("REDIS_TLS_CERT_FILE", "/no/cert"),
+            ("REDIS_TLS_KEY_FILE", "/no/key"),
+        ]);
+        let said = errors.expect_err("refused").join("\n");
+        for (name, path) in
+            [("PASSWORD", "password"), ("TLS_CA", "ca"), ("TLS_CERT", "cert"), ("TLS_KEY", "key")]
+        {
+            assert!(
+                said.contains(&format!("REDIS_{name}_FILE: cannot read /no/{path}: No such file")),
+                "{said}"
+            );
         }
+        let ca = [
+            ("REDIS_TLS", "true"),
+            ("REDIS_TLS_CA_FILE", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")),
+        ];
+        let said = load(&ca).expect_err("refused").join("\n");
+        assert_eq!(said, "REDIS_TLS_CA_FILE: it holds no certificate in PEM format");
+    }
+
+    #[test]
+    fn no_password_is_shown() {
+        let config = load(&[
+            ("REDIS_PASSWORD", "hunter2"),
+            ("REDIS_SENTINELS", "a:1"),
+            ("REDIS_SENTINEL_MASTER", "m"),
+            ("REDIS_SENTINEL_PASSWORD", "hunter2"),
+        ]);
+        let config = config.expect("settings");
+        let shown = format!("{config:?} {:?}", config.redis.credentials());
+        assert!(!shown.contains("hunter2") && shown.contains("***"), "{shown}");
     }
 }

@@ -17,12 +17,16 @@ pub fn check(url: &str) -> Result<(), String> {
     }
 }
 
-/// Host, port and path. No user, query or IPv6 literal: nothing that the service's own addresses need.
+/// Host, port and path. No user and no query: nothing that the service's own addresses need.
 fn parts(url: &str) -> Option<(&str, u16, &str)> {
     let rest = url.strip_prefix("http://")?;
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let (host, port) = authority.split_once(':').unwrap_or((authority, "80"));
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
+    let (host, port) = match authority.strip_prefix('[').and_then(|a| a.split_once(']')) {
+        // An IPv6 address, in which colons are no port's.
+        Some((host, port)) => (host, if port.is_empty() { "80" } else { port.strip_prefix(':')? }),
+        None => authority.split_once(':').unwrap_or((authority, "80")),
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/:".contains(c);
     let path = if path.is_empty() { "/" } else { path };
     (!host.is_empty() && host.chars().chain(path.chars()).all(plain)).then_some(())?;
     Some((host, port.parse().ok()?, path))
@@ -56,6 +60,9 @@ mod tests {
             ("http://127.0.0.1:8000/healthz", Some(("127.0.0.1", 8000, "/healthz"))),
             ("http://hello", Some(("hello", 80, "/"))),
             ("http://hello/readyz", Some(("hello", 80, "/readyz"))),
+            ("http://[::1]:8000/healthz", Some(("::1", 8000, "/healthz"))),
+            ("http://[::1]", Some(("::1", 80, "/"))),
+            ("http://[::1]x", None),
             ("https://hello", None),
             ("http://", None),
             ("http://hello:x/", None),

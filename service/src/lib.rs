@@ -1,37 +1,57 @@
-//! Hello from Redis: `config` -> `store` -> `http`, counted in `metrics`; `health` asks it from outside.
+//! Hello from Redis.
+//!
+//! `settings` (the table) -> `config`; `dial` (with `tls` and `secret`) -> `link` -> `store`; `stream` -> `server` -> `http`,
+//! with a `trace` context, counted in `metrics`. `health` asks it from outside.
+pub mod settings;
 pub mod config;
-pub mod health;
-pub mod http;
-pub mod metrics;
+pub mod secret;
+pub mod tls;
+pub mod dial;
+pub mod link;
 pub mod store;
+pub mod stream;
+pub mod server;
+pub mod http;
+pub mod trace;
+pub mod metrics;
+pub mod health;
 
-use std::io::Write;
+use config::Config;
+use std::io::{IsTerminal, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 const USAGE: &str = "\
-usage: service                       serve; the settings come from the environment
-       service --healthcheck [URL]   ask URL (default: its own /healthz): exit code 0 if it answers 200, else 1
+usage: service [--config PATH]                 serve
+       service [--config PATH] --healthcheck [URL]
+                                               ask URL (default: its own /healthz): exit code 0 if it answers 200, else 1
        service --version
-";
+       service --help
 
-/// How long requests that are being answered may take once the service is told to stop.
-const GRACE: Duration = Duration::from_secs(10);
+settings, from the environment, or in lower case from the file (TOML); [default]:
+";
+/// All requests meet in one connection to Redis: more threads would only wait for it, and take memory.
+const MAX_THREADS: usize = 4;
 
 /// Does what the arguments say; the exit code is the process's.
 pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
     let args: Vec<String> = args.collect();
-    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [] => serve(),
-        ["--healthcheck"] => ended(own_health(), ""),
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let (config, rest) = match args.as_slice() {
+        ["--config", path, rest @ ..] => (Some(*path), rest),
+        all => (None, all),
+    };
+    match rest {
+        [] => serve(config),
+        ["--healthcheck"] => ended(health::check(&own_health(config)), ""),
         ["--healthcheck", url] => ended(health::check(url), ""),
         ["--version"] => ended(Ok(()), concat!("service ", env!("CARGO_PKG_VERSION"), "\n")),
-        ["--help"] => ended(Ok(()), USAGE),
-        _ => ended(Err(format!("unknown arguments: {}\n{USAGE}", args.join(" "))), ""),
+        ["--help"] => ended(Ok(()), &format!("{USAGE}{}", settings::help())),
+        _ => ended(Err(format!("unknown arguments: {} (--help lists those there are)", args.join(" "))), ""),
     }
 }
 
@@ -49,51 +69,74 @@ fn env(name: &str) -> Option<String> {
     std::env::var_os(name).map(|v| v.to_string_lossy().into_owned())
 }
 
-fn own_health() -> Result<(), String> {
-    health::check(&format!("http://127.0.0.1:{}/healthz", config::bind_port(env)?))
-}
-
-fn serve() -> ExitCode {
-    let config = config::Config::read(env);
-    let filter = config.as_ref().map_or("info", |c| &c.log);
-    tracing_subscriber::fmt().json().with_env_filter(filter).init();
-    let done =
-        config.map_err(|errors| errors.iter().for_each(|e| tracing::error!("{e}"))).and_then(|config| {
-            tokio::runtime::Runtime::new()
-                .map_err(Into::into)
-                .and_then(|rt| {
-                    let done = rt.block_on(run(&config));
-                    // Dropping it would wait for a name look-up that hangs.
-                    rt.shutdown_background();
-                    done
-                })
-                .map_err(|e| tracing::error!("{e}"))
+fn own_health(path: Option<&str>) -> String {
+    let mut address = config::bind_address(path, env);
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
-    if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+    format!("http://{address}/healthz")
 }
 
-/// Serves until SIGTERM or SIGINT, and then for as long as open requests take, at most [`GRACE`].
-async fn run(config: &config::Config) -> Result<(), Box<dyn std::error::Error>> {
-    let store = store::Store::new(config)?;
-    let port = config.bind_port;
-    let listener = TcpListener::bind(("0.0.0.0", port))
-        .await
-        .map_err(|e| format!("cannot listen on port {port}: {e}"))?;
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let (stop, stopped) = oneshot::channel();
-    tracing::info!(port, version = env!("CARGO_PKG_VERSION"), "listening");
-    let server = warp::serve(http::routes(store, Arc::default())).incoming(listener).graceful(async move {
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        tracing::info!("stopping");
-        let _ = stop.send(());
-    });
-    let grace_is_over = async {
-        let _ = stopped.await;
-        tokio::time::sleep(GRACE).await;
+fn serve(path: Option<&str>) -> ExitCode {
+    let (log, config) = Config::load(path, env);
+    let colours = std::io::stdout().is_terminal();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(log.filter).with_ansi(colours);
+    if log.text {
+        subscriber.init()
+    } else {
+        subscriber.json().init()
+    }
+    let served = config.and_then(|config| served(config).map_err(|e| vec![e]));
+    served
+        .inspect_err(|errors| errors.iter().for_each(|e| tracing::error!("{e}")))
+        .map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+}
+
+fn served(config: Config) -> Result<(), String> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .max_blocking_threads(MAX_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|e| format!("cannot start threads: {e}"))?;
+    let done = runtime.block_on(run(config));
+    // Dropping it would wait for a name look-up that hangs.
+    runtime.shutdown_background();
+    done
+}
+
+/// Serves until SIGTERM or SIGINT.
+async fn run(config: Config) -> Result<(), String> {
+    let cannot_listen = |e| format!("cannot listen on {}: {e}", config.bind);
+    let listener = TcpListener::bind(config.bind).await.map_err(cannot_listen)?;
+    let signals =
+        signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+    let (mut term, mut int) = signals.map_err(|e| format!("cannot wait for signals: {e}"))?;
+    let metrics = Arc::<metrics::Metrics>::default();
+    let (stage, seen) = watch::channel(http::Stage::Serving);
+    let redis = Arc::new(config.redis);
+    let link = link::Link::start(redis.clone(), metrics.clone());
+    let store = Arc::new(store::Store::new(link, &redis.key, config.request_budget, metrics.clone()));
+    let routes = http::routes(store, metrics.clone(), seen.clone());
+    let front = Arc::new(http::Front { routes, metrics, stage: seen, complaints: http::Limit::default() });
+    let server = server::Server {
+        front,
+        header_timeout: config.header_timeout,
+        max_connections: config.max_connections,
+        grace: config.shutdown_grace,
+        stage,
     };
-    tokio::select! {
-        () = server.run() => tracing::info!("stopped"),
-        () = grace_is_over => tracing::warn!(seconds = GRACE.as_secs(), "stopped with requests still open"),
+    tracing::info!(address = %config.bind, version = env!("CARGO_PKG_VERSION"), "listening");
+    let stop = async {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+    };
+    match server.run(listener, stop).await.map_err(|e| format!("cannot serve: {e}"))? {
+        true => tracing::info!("stopped"),
+        false => tracing::warn!("stopped with requests still open"),
     }
     Ok(())
 }

@@ -2,65 +2,83 @@
 
 use super::*;
 
+/// Exit code, stdout and stderr.
+fn outcome(settings: &[(&str, &str)], args: &[&str]) -> (Option<i32>, String, String) {
+    let output = service(settings).args(args).stderr(Stdio::piped()).output().expect("the service runs");
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
 #[test]
 fn bad_settings_are_all_named_at_once() {
-    let output = service(&[("BIND_PORT", "0"), ("REDIS_PORT", "x")]).output().expect("the service runs");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("BIND_PORT") && said.contains("REDIS_PORT"), "{said}");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("service.toml");
+    std::fs::write(&file, "redis_pasword = \"hunter2\"\nredis_tls = \"maybe\"").expect("written");
+    let file = file.to_str().expect("a path");
+    let settings = [("BIND_PORT", "0"), ("REDIS_PORT", "x"), ("RUST_LOG", "service=loud")];
+    let (code, said, _) = outcome(&settings, &["--config", file]);
+    assert_eq!(code, Some(1), "{said}");
+    // One line each, and no value of a setting that may be a secret.
+    assert_eq!(said.lines().count(), 5, "{said}");
+    for name in ["BIND_PORT", "REDIS_PORT", "RUST_LOG", "REDIS_TLS", "did you mean \\\"redis_password\\\"?"] {
+        assert!(said.contains(name), "{name} in {said}");
+    }
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn the_file_is_used_and_the_environment_goes_over_it() {
+    let redis = Redis::with_password("secret");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("service.toml");
+    std::fs::write(
+        &file,
+        "redis_password = \"secret\"\nredis_key = \"visits\"\nbind_port = 1\nlog_format = \"text\"\n",
+    )
+    .expect("written");
+    let service = Service::ready(redis.port, &[("CONFIG_FILE", file.to_str().expect("a path"))]);
+    assert_eq!(service.count(), 1);
+    assert_eq!(redis.cli(&["get", "visits"]), "1");
+    assert!(service.log().contains(" INFO service: listening"), "{}", service.log());
+    assert!(!service.log().contains("secret"), "{}", service.log());
 }
 
 #[test]
 fn a_port_in_use_is_an_error_not_a_panic() {
     let taken = TcpListener::bind("0.0.0.0:0").expect("a port");
     let port = taken.local_addr().expect("its address").port().to_string();
-    let output = service(&[("BIND_PORT", &port)]).output().expect("the service runs");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains(&format!("cannot listen on port {port}")), "{said}");
+    let (code, said, _) = outcome(&[("BIND_PORT", &port)], &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&format!("cannot listen on 0.0.0.0:{port}")), "{said}");
 }
 
 #[test]
-fn a_bad_log_filter_is_an_error() {
-    let output = service(&[("RUST_LOG", "service=loud")]).output().expect("the service runs");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("RUST_LOG must be a filter"), "{said}");
-}
-
-#[test]
-fn the_version_is_said_and_unknown_arguments_are_refused() {
-    let output = service(&[]).arg("--version").output().expect("the service runs");
-    assert!(output.status.success());
-    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("service {}\n", env!("CARGO_PKG_VERSION")));
-    let output = service(&[]).arg("--serve").stderr(Stdio::piped()).output().expect("the service runs");
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("unknown arguments: --serve"));
+fn the_version_and_the_settings_are_said_and_unknown_arguments_are_refused() {
+    let (code, said, _) = outcome(&[], &["--version"]);
+    assert_eq!((code, said), (Some(0), format!("service {}\n", env!("CARGO_PKG_VERSION"))));
+    let (code, said, _) = outcome(&[], &["--help"]);
+    assert!(code == Some(0) && said.contains("  REDIS_PORT [6379]\n"), "{said}");
+    let (code, _, said) = outcome(&[], &["--serve"]);
+    assert!(code == Some(1) && said.contains("unknown arguments: --serve"), "{said}");
 }
 
 #[test]
 fn a_health_check_is_healthy_only_where_200_is_answered() {
-    let (_service, port) = start(free_port(), "secret");
-    let check = |bind: u16, args: &[&str]| {
-        let mut command = service(&[("BIND_PORT", &bind.to_string())]);
-        let output = command.args(args).stderr(Stdio::piped()).output().expect("the service runs");
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    let service = Service::start(free_port(), &[("BIND_ADDRESS", "::")]);
+    let port = service.port.to_string();
+    let check = |settings: &[(&str, &str)], args: &[&str]| {
+        let (code, _, said) = outcome(settings, args);
+        (code, said)
     };
-    assert_eq!(check(port, &["--healthcheck"]), (Some(0), String::new()));
+    let well = (Some(0), String::new());
+    assert_eq!(check(&[("BIND_PORT", &port)], &["--healthcheck"]), well);
+    // Whatever else is wrong, and by IPv6 too.
+    assert_eq!(
+        check(&[("BIND_PORT", &port), ("BIND_ADDRESS", "::"), ("REDIS_PORT", "x")], &["--healthcheck"]),
+        well
+    );
     let ready = format!("http://localhost:{port}/readyz");
-    assert_eq!(check(1, &["--healthcheck", &ready]), (Some(1), format!("error: {ready}: status 503\n")));
-    let (code, said) = check(free_port(), &["--healthcheck"]);
-    assert_eq!(code, Some(1));
-    assert!(said.contains("Connection refused"), "{said}");
-}
-
-#[test]
-fn sigterm_ends_it_with_success_although_a_client_stays_connected() {
-    let (mut running, port) = start(free_port(), "secret");
-    let mut idle = TcpStream::connect(("127.0.0.1", port)).expect("connect");
-    write!(idle, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").expect("send");
-    idle.read_exact(&mut [0; 12]).expect("an answer");
-    let kill = Command::new("kill").arg(running.0.id().to_string()).status().expect("kill runs");
-    assert!(kill.success());
-    assert_eq!(running.0.wait().expect("its end").code(), Some(0));
+    assert_eq!(check(&[], &["--healthcheck", &ready]), (Some(1), format!("error: {ready}: status 503\n")));
+    let (code, said) = check(&[("BIND_PORT", &free_port().to_string())], &["--healthcheck"]);
+    assert!(code == Some(1) && said.contains("Connection refused"), "{said}");
 }

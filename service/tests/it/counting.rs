@@ -4,45 +4,49 @@ use super::*;
 
 #[test]
 fn concurrent_hits_are_each_counted_once() {
-    let redis_port = free_port();
-    let _redis = redis(redis_port, "secret");
-    let (_service, port) = start(redis_port, "secret");
-    let workers: Vec<_> = (0..8)
-        .map(|_| std::thread::spawn(move || (0..25).map(|_| get(port, "/")).collect::<Vec<_>>()))
-        .collect();
-    let mut seen: Vec<u64> = workers
-        .into_iter()
-        .flat_map(|w| w.join().expect("worker"))
-        .map(|(status, answer)| {
-            assert_eq!(status, 200, "{answer}");
-            let greeting = answer.lines().last().expect("a body");
-            let count = greeting.strip_prefix("Hello from Redis! I have been seen ").expect("the greeting");
-            count.strip_suffix(" times.").expect("its end").parse().expect("a number")
-        })
-        .collect();
+    let redis = Redis::with_password("secret");
+    let service = Service::ready(redis.port, &[("REDIS_PASSWORD", "secret")]);
+    let mut seen: Vec<u64> = std::thread::scope(|scope| {
+        let workers: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| (0..25).map(|_| service.count()).collect::<Vec<_>>())).collect();
+        workers.into_iter().flat_map(|w| w.join().expect("worker")).collect()
+    });
     seen.sort_unstable();
     assert_eq!(seen, (1..=200).collect::<Vec<u64>>());
 }
 
 #[test]
-fn redis_away_is_said_and_its_return_is_noticed() {
-    let redis_port = free_port();
-    let (_service, port) = start(redis_port, "secret");
-    assert_eq!(get(port, "/healthz").0, 200);
-    assert_eq!(get(port, "/readyz").0, 503);
-    let (status, answer) = get(port, "/");
-    assert_eq!(status, 503);
-    assert!(answer.contains("application/problem+json"), "{answer}");
-    let _redis = redis(redis_port, "secret");
-    eventually("ready again", || get(port, "/readyz").0 == 200);
-    assert_eq!(get(port, "/").0, 200);
+fn the_first_request_waits_for_the_first_connection() {
+    let redis = Redis::start(&[], &[]);
+    let service = Service::start(redis.port, &[]);
+    assert_eq!(service.count(), 1);
 }
 
 #[test]
-fn a_wrong_password_is_not_ready() {
-    let redis_port = free_port();
-    let _redis = redis(redis_port, "secret");
-    let (_service, port) = start(redis_port, "wrong");
-    assert_eq!(get(port, "/readyz").0, 503);
-    assert_eq!(get(port, "/").0, 503);
+fn redis_away_is_said_at_once_and_its_return_is_noticed() {
+    let port = free_port();
+    let service = Service::start(port, &[("REQUEST_BUDGET_MS", "20000")]);
+    assert_eq!((service.status("/healthz"), service.status("/readyz")), (200, 503));
+    let asked = Instant::now();
+    let answer = service.get("/");
+    // No request waits out its budget for a connection that is known to be away.
+    assert!(asked.elapsed() < Duration::from_secs(10));
+    assert_eq!((answer.status, answer.header("content-type")), (503, Some("application/problem+json")));
+    assert!(answer.body.contains("\"status\":503"), "{answer:?}");
+    let redis = Redis::on(port, &[], &[]);
+    service.becomes_ready();
+    assert_eq!((service.count(), redis.hits()), (1, 1));
+}
+
+#[test]
+fn a_look_is_no_hit() {
+    let redis = Redis::start(&[], &[]);
+    let service = Service::ready(redis.port, &[]);
+    let mut client = Client::connect(service.port);
+    client
+        .stream
+        .write_all(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .expect("sent");
+    let (head, greeting) = (client.answer().expect("an answer"), client.answer().expect("an answer"));
+    assert_eq!((head.status, head.body.as_str(), greeting.count()), (200, "", Some(1)));
 }

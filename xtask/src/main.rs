@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a developer's tool: its output is its purpose
 
 mod bench;
+mod charts;
 mod demo;
 mod images;
 mod parts;
@@ -23,6 +24,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                                with --cluster also a real install, by kubeconfig's context
   test [ARGS]                  set up the real parts and run all tests; ARGS go to the test binaries
   bench service                the service beside Flask, gunicorn and redis-benchmark, as a table
+  chart-docs                   write the tables of values into the chart's README
   env                          set up the real parts, print their environment, and keep them until Enter or end of input";
 
 fn main() -> ExitCode {
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         ["demo", "--cluster", context] => demo::run(Some(Some(context))),
         ["test", args @ ..] => test::run(args),
         ["bench", "service"] => bench::service(),
+        ["chart-docs"] => charts::docs(),
         ["env"] => test::env(),
         _ => Err(USAGE.into()),
     };

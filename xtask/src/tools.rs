@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::charts;
 use crate::sh::{as_root, can_be_root, command, output, run, text};
 use crate::{Failure, Outcome};
 
@@ -25,6 +26,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("mount", "mount"),
     ("git", "git"),
+    ("promtool", "prometheus"),
 ];
 
 /// Programs out of packages of Debian sid.
@@ -63,6 +65,8 @@ impl Tools {
             }
         }
         tools.helm()?;
+        let check = charts::check(&tools.home, || tools.go())?;
+        tools.adopt(&check, "chart-check")?;
         Ok(tools)
     }
 
@@ -205,7 +209,7 @@ impl Tools {
         self.adopt(&built.join("helm"), "helm")
     }
 
-    /// A Go that is new enough for helm: the one on PATH, else Debian sid's.
+    /// A Go that is new enough for helm and for charts/check: the one on PATH, else Debian sid's.
     fn go(&self) -> Result<PathBuf, Failure> {
         if let Some(go) = find("go") {
             let version = output(&mut command(text(&go)?, &["env", "GOVERSION"])).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! Tests of the binary and of the library with real parts: `cargo xtask test` sets those up and runs all of it.
 
 mod bare;
+mod charts;
 mod cli;
 mod faults;
 mod hostile;

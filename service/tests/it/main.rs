@@ -3,10 +3,12 @@
 mod command;
 mod counting;
 mod faults;
+mod hostile;
 mod http;
 mod link;
 mod load;
 mod proxy;
+mod secured;
 mod shutdown;
 mod world;
 

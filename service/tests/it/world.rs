@@ -2,6 +2,7 @@
 
 use super::*;
 use std::process::Child;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
@@ -23,9 +24,17 @@ impl Running {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that nobody listens at, never given twice. It is below those that the kernel gives to clients: with thousands of
+/// them, one of those would often be taken before a server has it.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("its address").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let offset = u16::try_from(std::process::id() % 20_000).expect("a small number");
+    loop {
+        let port = 10_000 + (offset + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

@@ -115,18 +115,20 @@ impl Api {
         }
         let not_found =
             || Refusal(StatusCode::NOT_FOUND, "NAME_UNKNOWN", format!("no such path: {}", request.path));
-        let path = request.path.strip_prefix("/v2").ok_or_else(not_found)?;
+        let path = decoded(request.path);
+        let path = path.strip_prefix("/v2").ok_or_else(not_found)?;
         if matches!(path, "" | "/") {
             return Ok(full(StatusCode::OK, "application/json", "{}"));
         }
         if path == "/_catalog" {
-            let names = page(self.repositories.keys(), request.query);
-            return Ok(json_page(&json!({"repositories": names})));
+            let names = Page::of(self.repositories.keys(), request.query);
+            return Ok(names.response(request, &json!({"repositories": names.items})));
         }
         let path = path.strip_prefix('/').ok_or_else(not_found)?;
         if let Some(name) = path.strip_suffix("/tags/list") {
             let (name, tags) = self.repository(name, request.query)?;
-            return Ok(json_page(&json!({"name": name, "tags": page(tags.keys(), request.query)})));
+            let tags = Page::of(tags.keys(), request.query);
+            return Ok(tags.response(request, &json!({"name": name, "tags": tags.items})));
         }
         // A repository may itself have a segment called "blobs": the last one counts.
         if let Some((name, digest)) = path.rsplit_once("/blobs/") {
@@ -153,7 +155,7 @@ impl Api {
             // containerd says it with `override_path`, too, where the host is in the path already. Never another
             // host's repository of this name.
             Some(host) => {
-                let host = host.replace("%3A", ":").replace(':', "_");
+                let host = host.replace(':', "_");
                 self.repositories.get_key_value(&format!("{host}/{name}")).or_else(exact)
             }
             None => exact().or_else(|| match self.short.get(name).map(Vec::as_slice) {
@@ -226,10 +228,6 @@ fn full(status: StatusCode, media_type: &str, body: impl Into<Bytes>) -> Respons
     response
 }
 
-fn json_page(value: &serde_json::Value) -> Response<Body> {
-    full(StatusCode::OK, "application/json", value.to_string())
-}
-
 /// Values are media types, numbers and digests; one that is no header value (an odd media type) is left out.
 fn set(response: &mut Response<Body>, name: header::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
@@ -237,19 +235,52 @@ fn set(response: &mut Response<Body>, name: header::HeaderName, value: &str) {
     }
 }
 
-/// The spec's pagination: at most `n`, after `last`.
-fn page<'a>(names: impl Iterator<Item = &'a String>, query: &str) -> Vec<&'a String> {
-    let last = parameter(query, "last").unwrap_or_default();
-    let n = parameter(query, "n").and_then(|n| n.parse().ok()).unwrap_or(PAGE);
-    names.filter(|name| last.is_empty() || name.as_str() > last).take(n.min(PAGE)).collect()
+/// A part of a list (distribution spec, "Listing Tags"): at most `n`, after `last`.
+struct Page<'a> {
+    items: Vec<&'a String>,
+    more: bool,
 }
 
-fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .find(|(key, _)| *key == name)
-        .map(|(_, value)| value)
+impl<'a> Page<'a> {
+    fn of(names: impl Iterator<Item = &'a String>, query: &str) -> Self {
+        let last = parameter(query, "last").unwrap_or_default();
+        let n = parameter(query, "n").and_then(|n| n.parse().ok()).unwrap_or(PAGE).min(PAGE);
+        let mut items: Vec<_> = names.filter(|name| last.is_empty() || **name > last).take(n + 1).collect();
+        let more = n > 0 && items.len() > n;
+        items.truncate(n);
+        Self { items, more }
+    }
+
+    /// Says where the next part is (RFC 8288), if there is one.
+    fn response(&self, request: &Request, value: &serde_json::Value) -> Response<Body> {
+        let mut response = full(StatusCode::OK, "application/json", value.to_string());
+        if let (true, Some(last)) = (self.more, self.items.last()) {
+            // Names of repositories and tags have no character that means something in a query. Mirrors' `ns` stays.
+            let kept = request.query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("last="));
+            let query: Vec<_> = kept.map(str::to_owned).chain([format!("last={last}")]).collect();
+            let next = format!("<{}?{}>; rel=\"next\"", request.path, query.join("&"));
+            set(&mut response, header::LINK, &next);
+        }
+        response
+    }
+}
+
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let (_, value) =
+        query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?;
+    Some(decoded(value))
+}
+
+/// Undoes percent-encoding (RFC 3986, 2.1). What is none stays as it is: no name has it.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let code = after.get(..2).filter(|_| *first == b'%').and_then(|digits| hex::decode(digits).ok());
+        bytes.push(code.as_ref().map_or(*first, |code| code[0]));
+        rest = if code.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// A single byte range (RFC 9110, 14.1.2) as start and length; `None` inside for one that can't be satisfied, `None`
@@ -298,10 +329,42 @@ mod tests {
 
     #[test]
     fn pages_go_on_after_the_last() {
-        let names = ["a", "b", "c"].map(String::from);
-        assert_eq!(page(names.iter(), "n=2"), ["a", "b"]);
-        assert_eq!(page(names.iter(), "n=2&last=b"), ["c"]);
-        assert_eq!(page(names.iter(), "last=c"), Vec::<&str>::new());
-        assert_eq!(page(names.iter(), "n=x"), ["a", "b", "c"]);
+        let names = ["a/x", "b/x", "c"].map(String::from);
+        for (query, expected, link) in [
+            ("n=2", &["a/x", "b/x"][..], Some("</v2/_catalog?n=2&last=b/x>; rel=\"next\"")),
+            ("n=1&last=a/x&ns=q.io", &["b/x"], Some("</v2/_catalog?n=1&ns=q.io&last=b/x>; rel=\"next\"")),
+            ("n=2&last=b%2Fx", &["c"], None),
+            ("n=2&last=b%2fx", &["c"], None),
+            ("last=a/x", &["b/x", "c"], None),
+            ("last=c", &[], None),
+            ("n=0", &[], None),
+            ("n=x", &["a/x", "b/x", "c"], None),
+            ("n=3", &["a/x", "b/x", "c"], None),
+        ] {
+            let page = Page::of(names.iter(), query);
+            assert_eq!(page.items, expected, "{query}");
+            let headers = HeaderMap::new();
+            let request = Request { method: &Method::GET, path: "/v2/_catalog", query, headers: &headers };
+            let response = page.response(&request, &json!({}));
+            assert_eq!(response.headers().get(header::LINK).map(|v| v.to_str().expect("a header")), link);
+        }
+    }
+
+    #[test]
+    fn a_long_list_is_cut_and_goes_on() {
+        let names: Vec<String> = (0..=PAGE).map(|n| format!("{n:09}")).collect();
+        let first = Page::of(names.iter(), "n=99999999999");
+        assert_eq!((first.items.len(), first.more), (PAGE, true));
+        let rest = Page::of(names.iter(), &format!("last={}", first.items[PAGE - 1]));
+        assert_eq!((rest.items.len(), rest.more), (1, false));
+    }
+
+    #[test]
+    fn percent_encoding_is_undone() {
+        for (text, means) in
+            [("a%2Fb%3a5", "a/b:5"), ("%", "%"), ("%2", "%2"), ("%zz%41", "%zzA"), ("%ff", "\u{fffd}")]
+        {
+            assert_eq!(decoded(text), means);
+        }
     }
 }

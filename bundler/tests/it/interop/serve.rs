@@ -173,3 +173,35 @@ fn mirrors_are_answered_for_their_own_host_and_everything_else_is_refused() {
         assert_eq!((code.as_str(), error["errors"][0]["code"].as_str()), (expected.0, Some(expected.1)));
     }
 }
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn lists_come_in_parts_and_each_says_where_the_next_is() {
+    let served = Served::start(shared(), "app.tar");
+    let catalog = |url: &str| {
+        let (body, link) = curl(url, "%header{link}", &[]);
+        let names: Value = serde_json::from_str(&body).expect(&body);
+        let names = names["repositories"].as_array().expect("names").clone();
+        let next = link.strip_prefix('<').and_then(|rest| rest.strip_suffix(">; rel=\"next\""));
+        (names, next.map(|path| format!("http://{}{path}", served.host)))
+    };
+    let start = format!("http://{}/v2/_catalog", served.host);
+    let (all, none) = catalog(&start);
+    assert!(all.len() > 3 && none.is_none(), "{all:?}");
+    let (mut names, mut next) = catalog(&format!("{start}?n=2"));
+    while let Some(url) = next {
+        let (part, after) = catalog(&url);
+        assert!((1..=2).contains(&part.len()), "{url}: {part:?}");
+        names.extend(part);
+        next = after;
+    }
+    assert_eq!(names, all);
+    let last = all[1].as_str().expect("a name").replace('/', "%2F");
+    assert_eq!(catalog(&format!("{start}?last={last}")).0, all[2..]);
+    // A client that follows `Link`, and a path that is encoded.
+    let listed = tool(Path::new("/"), "oras", &["repo", "ls", "--plain-http", &served.host]).exits(0).stdout;
+    assert_eq!(listed.lines().count(), all.len(), "{listed}");
+    let digest = upstream_for(BUSYBOX, "amd64").replace(':', "%3A");
+    let manifest = format!("http://{}/v2/docker.io%2Flibrary/busybox/manifests/{digest}", served.host);
+    assert_eq!(status(&manifest, &[]), "200");
+}

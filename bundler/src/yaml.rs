@@ -140,10 +140,10 @@ impl<'s> Stream<'s> {
             })?;
             let Range { start, end } = piece;
             let failed = |line: usize, why: &str| at_line(source, line_of(&source[..start]) - 1 + line, why);
-            // helm takes blanks off in front of a document, Unicode's too.
+            // helm takes blanks off in front of a document, Unicode's too, and a mark that is first then is skipped.
             let text = source[start..end].trim_start_matches([' ', '\t', '\n', '\r']);
-            if text.starts_with(char::is_whitespace) {
-                return Err(failed(1, "the document starts with a blank that is none in YAML"));
+            if text.starts_with(|c: char| c.is_whitespace() || c == '\u{feff}') {
+                return Err(failed(1, "the document starts with a blank or mark that is none in YAML"));
             }
             builder.offset = start;
             let roots = builder.stream.roots.len();
@@ -534,6 +534,7 @@ mod tests {
             ("a: !!set {b, c}\n", "the tag !!set"),
             ("a: !x b\n", "the tag !x"),
             ("a: 1\n---\n \u{a0}{\"b\": 1}\n", "document 2, line 2: the document starts with a blank"),
+            ("a: 1\n---\n  \u{feff}b: 1\n", "document 2, line 2: the document starts with a blank"),
             ("a: 1\n\u{feff}b: 1\n", "line 2: there is a byte-order mark"),
             ("\u{feff}\u{feff}a: 1\n", "line 1: there is a byte-order mark"),
             (&" ".repeat(MAX_SOURCE + 1), "bytes"),

@@ -2,7 +2,7 @@
 //! file has its final name only when it is whole.
 
 use std::fs::{File, TryLockError};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -86,16 +86,23 @@ impl Partial {
                 Error::input(writing(), "it is a directory").hint("name the file, such as hello-0.1.0.tar")
             );
         }
-        // The rename would put the bundle in the place of a device or pipe.
-        if output.metadata().is_ok_and(|there| !there.is_file()) {
-            return Err(Error::input(writing(), "it is there already, and is not a regular file")
+        // The rename would put the bundle in the place of a device, a pipe or a link.
+        if let Ok(there) = output.symlink_metadata()
+            && !there.is_file()
+        {
+            let what = if there.is_symlink() { "a symbolic link" } else { "not a regular file" };
+            return Err(Error::input(writing(), format!("it is there already, and is {what}"))
                 .hint("name a new file, or a bundle to replace"));
         }
         let name = output.file_name().ok_or_else(|| Error::input(writing(), "it is not a file name"))?;
         let mut name = name.to_owned();
         name.push(".partial");
         let path = output.with_file_name(name);
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        // Nor is anything written to where a link of that name leads.
+        let no_link = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).custom_flags(no_link);
+        let file = options.open(&path);
         let file = file.map_err(|e| Error::unwritable(writing(), e, "--output"))?;
         // Two builds into one file would mix; the lock goes with the process, however it ends.
         match file.try_lock() {

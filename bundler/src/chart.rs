@@ -106,10 +106,7 @@ impl Chart {
     /// When the file can't be read, or is not a chart that helm would load.
     pub fn from_file(path: &Path) -> Result<Self> {
         let failed = |e| Error::input(format!("reading chart {}", path.display()), e);
-        let file = std::fs::File::open(path).map_err(failed)?;
-        let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::Read::take(file, METADATA_CAP + 1), &mut bytes)
-            .map_err(failed)?;
+        let bytes = crate::file::read(path, METADATA_CAP).map_err(failed)?;
         Self::from_tgz(bytes).map_err(|e| refusal("reading", path, e))
     }
 
@@ -350,6 +347,6 @@ mod tests {
         file.write_all(&tgz(&[metadata])).expect("written");
         file.write_all(&noise).expect("written");
         let error = Chart::from_file(file.path()).expect_err("too large").to_string();
-        assert!(error.contains("packed, it is larger"), "{error}");
+        assert!(error.contains("it is larger than"), "{error}");
     }
 }

@@ -1,6 +1,5 @@
 //! Opening what a spec or a lock names: an image's source, a chart, a values file. Shared by `lock` and `plan`.
 
-use std::io::Read as _;
 use std::path::Path;
 
 use futures_util::TryStreamExt as _;
@@ -8,9 +7,10 @@ use futures_util::TryStreamExt as _;
 use crate::chart::{self, Chart};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
+use crate::file;
 use crate::format::METADATA_CAP;
 use crate::image::{self, Parsed};
-use crate::origin::{Origin, Sources};
+use crate::origin::{Origin, Sources, file_chunks};
 use crate::reference::Reference;
 use crate::resolve::ImageSource;
 use crate::source::{Transport, TransportError};
@@ -94,9 +94,9 @@ async fn oci_chart(from: &str, reference: &str, sources: &Sources<'_>) -> Result
 /// When it can't be read, or isn't what its digest says.
 pub async fn file(from: &str, digest: &Digest, sources: &Sources<'_>) -> Result<u64> {
     let (size, found) = if !from.contains("://") {
-        hash_file(&sources.base.join(from))?
+        hash_file(&sources.base.join(from)).await?
     } else if let Some(path) = sources.cache.path(digest) {
-        hash_file(&path)?
+        hash_file(&path).await?
     } else {
         let mut writer = sources.cache.writer()?;
         let mut chunks = sources.client.download(from).await?.stream;
@@ -116,21 +116,16 @@ pub async fn file(from: &str, digest: &Digest, sources: &Sources<'_>) -> Result<
     .hint("compare with the checksum that the file's author publishes, and correct sha256 in bundle.toml"))
 }
 
-fn hash_file(path: &Path) -> Result<(u64, Digest)> {
+/// In steps, so that it can be stopped.
+async fn hash_file(path: &Path) -> Result<(u64, Digest)> {
     let failed = |e| Error::input(format!("reading {}", path.display()), e);
-    // A device or pipe may never end, or never begin.
-    if !path.metadata().map_err(failed)?.is_file() {
-        return Err(Error::input(format!("reading {}", path.display()), "it is not a regular file"));
-    }
-    let mut file = std::fs::File::open(path).map_err(failed)?;
+    let size = file::open(path).and_then(|file| file.metadata()).map_err(failed)?.len();
+    let mut chunks = std::pin::pin!(file_chunks(path.into(), 0, size));
     let mut hasher = Hasher::default();
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut buffer).map_err(failed)? {
-            0 => return Ok((hasher.length(), hasher.finish())),
-            read => hasher.update(&buffer[..read]),
-        }
+    while let Some(chunk) = chunks.try_next().await? {
+        hasher.update(&chunk);
     }
+    Ok((hasher.length(), hasher.finish()))
 }
 
 /// A values file.
@@ -138,16 +133,5 @@ fn hash_file(path: &Path) -> Result<(u64, Digest)> {
 /// # Errors
 /// When it can't be read.
 pub fn values(path: &Path) -> Result<Vec<u8>> {
-    read_capped(path, VALUES_CAP)
-}
-
-fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>> {
-    let reading = || format!("reading {}", path.display());
-    let file = std::fs::File::open(path).map_err(|e| Error::input(reading(), e))?;
-    let mut bytes = Vec::new();
-    file.take(cap + 1).read_to_end(&mut bytes).map_err(|e| Error::input(reading(), e))?;
-    if bytes.len() as u64 > cap {
-        return Err(Error::input(reading(), format!("it is larger than {cap} bytes")));
-    }
-    Ok(bytes)
+    file::read(path, VALUES_CAP).map_err(|e| Error::input(format!("reading {}", path.display()), e))
 }

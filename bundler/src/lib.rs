@@ -30,6 +30,7 @@ pub mod chart;
 pub mod digest;
 pub mod error;
 pub mod fetch;
+pub mod file;
 pub mod format;
 pub mod helm;
 pub mod image;

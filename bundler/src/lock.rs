@@ -10,6 +10,7 @@ use crate::digest::Digest;
 use crate::image::Platform;
 use crate::name::{self, NameError};
 use crate::reference::Reference;
+use crate::resolve::Resolved;
 use crate::spec::Platforms;
 
 pub use pin::{Pinned, Update, pin};
@@ -72,6 +73,40 @@ pub struct LockedImage {
     pub asked_by: Vec<String>,
     /// The manifest of each platform that is carried.
     pub platforms: BTreeMap<Platform, Digest>,
+}
+
+impl LockedImage {
+    /// What is to be pinned of what was found.
+    pub(crate) fn new(
+        reference: Reference,
+        from: Option<String>,
+        asked_by: Vec<String>,
+        resolved: &Resolved,
+    ) -> Self {
+        Self {
+            reference,
+            digest: resolved.root.digest,
+            upstream: resolved.upstream.as_ref().map(|m| m.digest),
+            media_type: resolved.media_type().into(),
+            size: resolved.size(),
+            from,
+            asked_by,
+            platforms: resolved.platforms.clone(),
+        }
+    }
+
+    /// What is pinned, field by field; who asks for it and where it comes from is not.
+    pub(crate) fn pins(&self) -> [(&'static str, String); 5] {
+        let or_none = |digest: Option<Digest>| digest.map_or("none".into(), |digest| digest.to_string());
+        let platforms = self.platforms.iter().map(|(platform, digest)| format!("{platform} {digest}"));
+        [
+            ("upstream", or_none(self.upstream)),
+            ("digest", self.digest.to_string()),
+            ("platforms", platforms.collect::<Vec<_>>().join(", ")),
+            ("media_type", self.media_type.clone()),
+            ("size", self.size.to_string()),
+        ]
+    }
 }
 
 /// A chart, pinned.

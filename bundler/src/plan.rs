@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
+use std::fmt::Display;
 
 use bytes::Bytes;
 
@@ -11,10 +12,11 @@ use crate::chart::Chart;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::fetch;
+use crate::file;
 use crate::format::{self, Indexed, ListedEntry, Manifest, Name, Sha256Hex};
 use crate::image::{ImageManifest, OCI_MANIFEST};
 use crate::lock::{Lock, LockedChart, LockedFile, LockedImage};
-use crate::origin::{Origin, Sources};
+use crate::origin::{CHANGED, Origin, Sources};
 use crate::reference::{Reference, source_path};
 use crate::resolve::{ImageSource, resolve};
 use crate::sign;
@@ -50,7 +52,7 @@ pub async fn plan(lock: &Lock, lock_text: &str, sources: &Sources<'_>) -> Result
     }
     let mut files = Vec::new();
     for locked in &lock.files {
-        files.push(plan_file(locked, &lock.bundle_version, sources, &mut content));
+        files.push(plan_file(locked, &lock.bundle_version, sources, &mut content)?);
     }
     let manifest = Manifest {
         charts,
@@ -110,11 +112,14 @@ async fn plan_image(
     if let ImageSource::Local(image) = &source
         && image.root.digest != pinned
     {
-        return Err(stale(&format!("image {name}"), &pinned, &image.root.digest));
+        return Err(stale(&format!("image {name}"), pinned, image.root.digest));
     }
     let resolved = resolve(&source, &name, &pinned.to_string(), &lock.platforms).await?;
-    if resolved.root.digest != locked.digest || resolved.platforms != locked.platforms {
-        return Err(stale(&format!("image {name}"), &locked.digest, &resolved.root.digest));
+    let found = LockedImage::new(locked.reference.clone(), None, vec![], &resolved);
+    for ((field, pinned), (_, found)) in locked.pins().into_iter().zip(found.pins()) {
+        if pinned != found {
+            return Err(stale(&format!("{field} of image {name}"), pinned, found));
+        }
     }
     for (digest, size) in &resolved.layers {
         content.add(*digest, *size, source.origin(digest)?, false);
@@ -146,7 +151,17 @@ async fn plan_chart(
     let chart: Chart = fetch::chart(&locked.from, sources).await?;
     let digest = content.bytes(chart.manifest);
     if digest != locked.digest {
-        return Err(stale(&format!("chart {}", locked.from), &locked.digest, &digest));
+        return Err(stale(&format!("chart {}", locked.from), locked.digest, digest));
+    }
+    let size = chart.content.len() as u64;
+    for (field, pinned, found) in [
+        ("name", &locked.name, &chart.name),
+        ("version", &locked.version, &chart.version),
+        ("size", &locked.size.to_string(), &size.to_string()),
+    ] {
+        if pinned != found {
+            return Err(stale(&format!("{field} of chart {}", locked.from), pinned, found));
+        }
     }
     content.bytes(chart.config);
     content.bytes(chart.content);
@@ -155,7 +170,7 @@ async fn plan_chart(
         let bytes = fetch::values(&sources.base.join(&file.path))?;
         let found = content.bytes(bytes);
         if found != file.digest {
-            return Err(stale(&format!("values file {}", file.path), &file.digest, &found));
+            return Err(stale(&format!("values file {}", file.path), file.digest, found));
         }
         values.push(found);
     }
@@ -178,12 +193,25 @@ fn plan_file(
     version: &str,
     sources: &Sources<'_>,
     content: &mut Content,
-) -> format::File {
+) -> Result<format::File> {
     let kept = sources.cache.path(&locked.digest);
-    let origin = match kept {
-        Some(path) => Origin::File { path, offset: 0 },
-        None if locked.from.contains("://") => Origin::Url(locked.from.clone()),
-        None => Origin::File { path: sources.base.join(&locked.from), offset: 0 },
+    let path = match kept {
+        None if locked.from.contains("://") => None,
+        None => Some(sources.base.join(&locked.from)),
+        kept => kept,
+    };
+    let origin = match path {
+        None => Origin::Url(locked.from.clone()),
+        Some(path) => {
+            let file = file::open(&path).and_then(|file| file.metadata());
+            let size = file.map_err(|e| Error::input(format!("reading {}", path.display()), e))?.len();
+            if size != locked.size {
+                let why =
+                    format!("images.lock pins {} bytes, and {} has {size}", locked.size, path.display());
+                return Err(Error::trust(format!("planning file {}", locked.name), why).hint(CHANGED));
+            }
+            Origin::File { path, offset: 0 }
+        }
     };
     content.add(locked.digest, locked.size, origin, false);
     let config = content.bytes(&b"{}"[..]);
@@ -201,14 +229,14 @@ fn plan_file(
     });
     let platform =
         locked.platform.as_ref().map(|p| format!("-{}", p.to_string().replace('/', "-"))).unwrap_or_default();
-    format::File {
+    Ok(format::File {
         digest: locked.digest,
         manifest: content.bytes(manifest.to_string()),
         name: locked.name.clone(),
         platform: locked.platform.clone(),
         repository: format!("files/{}", locked.name),
         tag: format!("{}{platform}", crate::chart::tag(version)),
-    }
+    })
 }
 
 fn lay_out(
@@ -280,7 +308,7 @@ fn index(manifest: &Manifest, content: &Content) -> std::result::Result<Vec<u8>,
     format::index_json(&images.chain(charts).chain(files).collect::<Vec<_>>())
 }
 
-fn stale(what: &str, pinned: &Digest, found: &Digest) -> Error {
+fn stale(what: &str, pinned: impl Display, found: impl Display) -> Error {
     Error::input(format!("planning {what}"), format!("images.lock pins {pinned}, and now it is {found}"))
         .hint("the lock is stale: run `airlock lock`, look at the difference, and build again")
 }

@@ -20,6 +20,7 @@ use warp::Filter;
 use warp::http::{HeaderMap, Method, Response};
 
 use crate::error::{Error, Result};
+use crate::file;
 use crate::verify::VerifiedBundle;
 use api::{Api, Body, Request};
 
@@ -136,10 +137,12 @@ async fn handshake(
 
 fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor> {
     let reading = |path: &Path| format!("reading {}", path.display());
-    let chain: Vec<_> = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect).map_err(|e| {
-        Error::input(reading(cert), e).hint("--tls-cert takes a PEM file with the certificate chain")
-    })?;
-    let key_der = PrivateKeyDer::from_pem_file(key).map_err(|e| {
+    let read = |path| file::read(path, file::TEXT_CAP).map_err(|e| Error::input(reading(path), e));
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(&read(cert)?).collect::<Result<_, _>>().map_err(|e| {
+            Error::input(reading(cert), e).hint("--tls-cert takes a PEM file with the certificate chain")
+        })?;
+    let key_der = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|e| {
         Error::input(reading(key), e).hint("--tls-key takes a PEM file with an unencrypted private key")
     })?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -170,7 +170,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 /// Opens a tar file; a compressed one is refused, because nothing in it can be found without unpacking all of it.
 fn open_tar(path: &Path) -> Result<fs::File> {
     let failed = |e| Error::input(format!("reading archive {}", path.display()), e);
-    let mut file = fs::File::open(path).map_err(failed)?;
+    let mut file = crate::file::open(path).map_err(failed)?;
     let mut magic = Vec::new();
     file.by_ref().take(6).read_to_end(&mut magic).map_err(failed)?;
     file.rewind().map_err(failed)?;

@@ -127,7 +127,7 @@ fn is_in_subchart(path: &str) -> bool {
 
 /// Reads a chart's directory: what `.helmignore` names is left out, links are followed.
 pub(super) fn read(root: &Path) -> Result<Files, ChartError> {
-    let ignore = match fs::File::open(root.join(".helmignore")) {
+    let ignore = match crate::file::open(&root.join(".helmignore")) {
         Ok(file) => Budget::default().read(".helmignore", file)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(ChartError::Read(".helmignore".into(), error)),

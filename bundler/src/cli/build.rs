@@ -19,7 +19,7 @@ pub struct Args {
     /// The pins.
     #[arg(long, value_name = "FILE", default_value = "images.lock")]
     lock_file: PathBuf,
-    /// The bundle; NAME-VERSION.tar otherwise. Until it is whole it is FILE.partial; what a killed build leaves of
+    /// The bundle; NAME-VERSION.tar otherwise. A symbolic link there is refused, not followed. Until it is whole it is FILE.partial; what a killed build leaves of
     /// that, the next one into FILE replaces.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bundler::sign::{self, PublicKey, SigningKey, password};
-use bundler::{Error, Result};
+use bundler::{Error, Result, file};
 use clap::Subcommand;
 
 use super::Printer;
@@ -51,14 +51,14 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
 
 pub fn read_public(path: &Path) -> Result<PublicKey> {
     let reading = || format!("reading public key {}", path.display());
-    let pem = std::fs::read_to_string(path).map_err(|e| Error::input(reading(), e))?;
-    PublicKey::from_pem(&pem).map_err(|e| e.within(reading()))
+    let file = file::read(path, file::TEXT_CAP).map_err(|e| Error::input(reading(), e))?;
+    PublicKey::from_pem(&String::from_utf8_lossy(&file)).map_err(|e| e.within(reading()))
 }
 
 pub fn read_private(path: &Path, password_file: Option<&Path>) -> Result<SigningKey> {
     let reading = || format!("reading private key {}", path.display());
-    let pem = std::fs::read_to_string(path)
+    let file = file::read(path, file::TEXT_CAP)
         .map_err(|e| Error::input(reading(), e).hint("make a key pair with `airlock keys generate`"))?;
     let password = password::for_existing_key(password_file)?;
-    SigningKey::from_cosign_pem(&pem, &password).map_err(|e| e.within(reading()))
+    SigningKey::from_cosign_pem(&String::from_utf8_lossy(&file), &password).map_err(|e| e.within(reading()))
 }

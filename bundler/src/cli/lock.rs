@@ -142,7 +142,7 @@ pub fn base(file: &Path) -> &Path {
 
 pub fn read_spec(path: &Path) -> Result<Spec> {
     let reading = || format!("reading {}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|e| {
+    let text = bundler::file::read_text(path).map_err(|e| {
         Error::input(reading(), e)
             .hint("say what the bundle is to hold in bundle.toml, or name it with --file")
     })?;
@@ -152,7 +152,7 @@ pub fn read_spec(path: &Path) -> Result<Spec> {
 /// The lock and its text, if there is one.
 pub fn read_lock(path: &Path) -> Result<Option<(Lock, String)>> {
     let reading = || format!("reading {}", path.display());
-    match std::fs::read_to_string(path) {
+    match bundler::file::read_text(path) {
         Ok(text) => {
             let lock = Lock::parse(&text).map_err(|e| {
                 Error::input(reading(), e).hint("delete it and run `airlock lock` to make it anew")

@@ -155,16 +155,7 @@ async fn pin_image(
         let asks = asked_by.first().cloned().unwrap_or_default();
         e.within(format!("pinning an image that {asks} asks for"))
     })?;
-    Ok(LockedImage {
-        digest: resolved.root.digest,
-        upstream: resolved.upstream.as_ref().map(|m| m.digest),
-        media_type: resolved.media_type().into(),
-        size: resolved.size(),
-        platforms: resolved.platforms,
-        reference,
-        from,
-        asked_by,
-    })
+    Ok(LockedImage::new(reference, from, asked_by, &resolved))
 }
 
 /// The pinned chart, and what it renders to.

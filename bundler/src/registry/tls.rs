@@ -43,7 +43,7 @@ fn reading(file: &Path) -> String {
 }
 
 fn read_ca_file(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let text = std::fs::read(file).map_err(|e| Error::input(reading(file), e))?;
+    let text = crate::file::read(file, crate::file::TEXT_CAP).map_err(|e| Error::input(reading(file), e))?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<_, _>>()
         .map_err(|e| Error::input(reading(file), e.to_string()))?;

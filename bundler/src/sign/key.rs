@@ -120,7 +120,11 @@ impl SigningKey {
         let refuse = |why: &str| {
             Error::input(doing, why.to_string()).hint("make a key pair with `airlock keys generate`")
         };
-        let json = unwrap_pem(pem).ok_or_else(|| refuse("the file is no cosign private key"))?;
+        let json = unwrap_pem(pem).ok_or_else(|| match pem_label(pem) {
+            None => refuse(&format!("the file is not a key: it has no -----BEGIN {}-----", LABELS[0])),
+            Some(label) if LABELS.contains(&label) => refuse("it is damaged: its content is not base64"),
+            Some(other) => refuse(&format!("the file is a {other}, not an {}", LABELS[0])),
+        })?;
         let encrypted: Encrypted = serde_json::from_slice(&json).map_err(|e| refuse(&e.to_string()))?;
         if encrypted.kdf.name != KDF || encrypted.cipher.name != CIPHER {
             return Err(refuse(&format!(
@@ -152,12 +156,16 @@ impl PublicKey {
             return Err(Error::input("opening the public key", "this is a private key")
                 .hint("give the .pub file; and keep the private one off sites"));
         }
-        p256::ecdsa::VerifyingKey::from_public_key_pem(pem.trim()).map(Self).map_err(|e| {
-            Error::input(
-                "opening the public key",
-                format!("it is not an ECDSA P-256 public key in PEM ({e})"),
+        // The parser's own words are about bytes; a person has taken the wrong file.
+        p256::ecdsa::VerifyingKey::from_public_key_pem(pem.trim()).map(Self).map_err(|_| {
+            let why = match pem_label(pem) {
+                None => "the file is not a key: it has no -----BEGIN PUBLIC KEY-----".into(),
+                Some("PUBLIC KEY") => "it is not an ECDSA P-256 key, or damaged".into(),
+                Some(other) => format!("the file is a {other}, not a PUBLIC KEY"),
+            };
+            Error::input("opening the public key", why).hint(
+                "give the .pub file that `airlock keys generate` or `cosign generate-key-pair` made: ECDSA P-256, in PEM",
             )
-            .hint("give the .pub file that `airlock keys generate` or `cosign generate-key-pair` made")
         })
     }
 
@@ -214,6 +222,12 @@ fn create(path: &Path, mode: u32, text: &str) -> Result<()> {
         let _ = std::fs::remove_file(path);
         writing(e)
     })
+}
+
+/// What the first PEM block of a text says it is.
+fn pem_label(pem: &str) -> Option<&str> {
+    let (_, rest) = pem.split_once("-----BEGIN ")?;
+    rest.split_once("-----").map(|(label, _)| label)
 }
 
 /// The bytes in a PEM block with one of [`LABELS`].

@@ -1,12 +1,15 @@
 //! Passwords of private keys: from a file, the environment, or a prompt; never an argument, which others can see.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
 /// Environment variables that are read, the first that is set counts. The second is cosign's.
 const VARIABLES: [&str; 2] = ["AIRLOCK_PASSWORD", "COSIGN_PASSWORD"];
+
+/// Longest password that is read, in bytes.
+const PASSWORD_CAP: u64 = 64 << 10;
 
 /// The password of a key that exists.
 ///
@@ -33,8 +36,14 @@ pub fn for_new_key(file: Option<&Path>) -> Result<Vec<u8>> {
 
 fn given(file: Option<&Path>) -> Result<Option<Vec<u8>>> {
     if let Some(path) = file {
-        let mut password = std::fs::read(path)
-            .map_err(|e| Error::input(format!("reading password file {}", path.display()), e))?;
+        let reading = |e| Error::input(format!("reading password file {}", path.display()), e);
+        // A pipe is as good as a file here, and may come from a password manager.
+        let mut password = Vec::new();
+        let file = std::fs::File::open(path).map_err(reading)?;
+        file.take(PASSWORD_CAP + 1).read_to_end(&mut password).map_err(reading)?;
+        if password.len() as u64 > PASSWORD_CAP {
+            return Err(reading(std::io::Error::other(format!("it is larger than {PASSWORD_CAP} bytes"))));
+        }
         // Editors end the last line; a password with a line feed at its end is not to be had from a file.
         if password.last() == Some(&b'\n') {
             password.pop();

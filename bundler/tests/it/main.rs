@@ -9,6 +9,7 @@ mod interop;
 mod liar;
 mod limits;
 mod parts;
+mod pins;
 mod pipeline;
 mod registry;
 mod releases;

@@ -1,0 +1,62 @@
+//! Small files that somebody names. A device or a pipe may never end, or never begin: only regular files are read, and
+//! no more of them than they may have.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+/// Most that a file with settings, keys or certificates has, in bytes.
+pub const TEXT_CAP: u64 = 16 << 20;
+
+/// Opens a regular file, or what a link leads to if it is one.
+///
+/// # Errors
+/// When it is none, or can't be opened.
+pub fn open(path: &Path) -> io::Result<File> {
+    // Looked at first: opening a pipe waits for somebody who writes.
+    match path.metadata()?.is_file() {
+        true => File::open(path),
+        false => Err(io::Error::other("it is not a regular file")),
+    }
+}
+
+/// The whole content.
+///
+/// # Errors
+/// As [`open`], and when there are more than `cap` bytes.
+pub fn read(path: &Path, cap: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.take(cap + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > cap {
+        true => Err(io::Error::other(format!("it is larger than {cap} bytes"))),
+        false => Ok(bytes),
+    }
+}
+
+/// The whole content, which is UTF-8 and at most [`TEXT_CAP`] bytes.
+///
+/// # Errors
+/// As [`read`], and when it is no text.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    String::from_utf8(read(path, TEXT_CAP)?).map_err(|_| io::Error::other("it is not UTF-8 text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_of_their_size_are_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("file");
+        std::fs::write(&file, b"12345\xff").expect("written");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).expect("a link");
+        assert_eq!(read(&link, 6).expect("read"), b"12345\xff");
+        assert!(read(&file, 5).expect_err("too large").to_string().contains("larger than 5"));
+        assert!(read_text(&file).expect_err("no text").to_string().contains("UTF-8"));
+        for path in [dir.path(), Path::new("/dev/zero"), Path::new("/dev/null")] {
+            assert!(read(path, 5).expect_err("no file").to_string().contains("not a regular file"));
+        }
+    }
+}

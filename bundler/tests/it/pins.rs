@@ -1,0 +1,164 @@
+//! Locks that somebody changed by hand, and files that are none: said, with the entry, and nothing is written.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bundler::digest::Digest;
+
+use crate::world::World;
+
+#[test]
+fn a_lock_that_was_changed_by_hand_is_refused_with_the_entry() {
+    let world = World::new();
+    world.image("web", &["linux/amd64", "linux/arm64"], b"web");
+    world.write("notes.txt", b"read me\n");
+    let sum = Digest::of(b"read me\n").hex();
+    world.spec(&format!(
+        "[[image]]\nref = \"quay.io/a/web:1.0\"\nfrom = \"oci:web\"\n\
+         [[file]]\nname = \"notes.txt\"\npath = \"notes.txt\"\nsha256 = \"{sum}\"\n"
+    ));
+    world.run(&["lock"]).exits(0);
+    let lock = std::fs::read_to_string(world.path("images.lock")).expect("the lock");
+    let line =
+        |start: &str| lock.lines().find(|line| line.starts_with(start)).expect(start).to_owned() + "\n";
+    let size = lock
+        .split("[[image]]")
+        .nth(1)
+        .and_then(|i| i.lines().find(|l| l.starts_with("size")))
+        .expect("a size");
+    let other = Digest::of(b"other");
+    for (from, to, says) in [
+        (line("upstream"), String::new(), "image quay.io/a/web:1.0"),
+        (line("upstream"), format!("upstream = \"{other}\"\n"), "image quay.io/a/web:1.0"),
+        (line("digest"), format!("digest = \"{other}\"\n"), "image quay.io/a/web:1.0"),
+        (line("media_type"), "media_type = \"text/plain\"\n".into(), "media_type of image quay.io/a/web:1.0"),
+        (size.into(), "size = 1".into(), "size of image quay.io/a/web:1.0"),
+        ("size = 8\n".into(), "size = 7\n".into(), "planning file notes.txt"),
+        ("size = 8\n".into(), "size = 9223372036854775807\n".into(), "planning file notes.txt"),
+        ("name = \"notes.txt\"".into(), "name = \"a/../../b\"".into(), "file name \"a/../../b\""),
+        ("name = \"notes.txt\"".into(), "name = \"/etc/x\"".into(), "file name \"/etc/x\""),
+        ("name = \"app\"".into(), "name = \"a\\u001b[2J\"".into(), "name \"a\\u{1b}[2J\""),
+        ("bundle_version = \"1.0.0\"".into(), "bundle_version = \"../x\"".into(), "version \"../x\""),
+        (
+            "ref = \"quay.io/a/web:1.0\"".into(),
+            "ref = \"quay.io/a/../web:1.0\"".into(),
+            "not an image reference",
+        ),
+        (line("serial"), "serial = 0x\n".into(), "line "),
+    ] {
+        assert!(lock.contains(&from), "no {from:?} in {lock}");
+        world.write("images.lock", lock.replacen(&from, &to, 1).as_bytes());
+        let code = if says.starts_with("planning file") { 2 } else { 1 };
+        world.run(&["build", "--unsigned", "--output", "app.tar"]).exits(code).says(says).says("hint: ");
+        assert!(!world.path("app.tar").exists() && !world.path("app.tar.partial").exists(), "{to}");
+    }
+    world.write("images.lock", lock.as_bytes());
+    world.run(&["build", "--unsigned", "--output", "app.tar"]).exits(0);
+}
+
+#[test]
+fn devices_and_pipes_are_no_files() {
+    let world = World::with_bundle();
+    let made = Command::new("mkfifo").arg(world.path("pipe")).status().expect("mkfifo");
+    assert!(made.success());
+    let spec = std::fs::read(world.path("bundle.toml")).expect("the spec");
+    for device in ["/dev/zero", "pipe"] {
+        world.write("bundle.toml", &spec);
+        for args in [
+            &["lock", "--file", device][..],
+            &["lock", "--lock-file", device],
+            &["lock", "--ca-file", device],
+            &["build", "--key", device, "--output", "b.tar"],
+            &["build", "--file", device, "--unsigned", "--output", "b.tar"],
+            &["verify", "app.tar", "--key", device],
+            &["inspect", "app.tar", "--key", device],
+            &["serve", "app.tar", "--key", "airlock.pub", "--tls-cert", device, "--tls-key", device],
+        ] {
+            world.run(args).exits(1).says("not a regular file");
+        }
+        for spec in [
+            format!("[[chart]]\npath = \"{device}\"\n"),
+            format!("[[file]]\nname = \"x\"\npath = \"{device}\"\nsha256 = \"{}\"\n", "0".repeat(64)),
+            format!("[[image]]\nref = \"x:1\"\nfrom = \"oci-archive:{device}\"\n"),
+            format!("[[image]]\nref = \"x:1\"\nfrom = \"docker-archive:{device}\"\n"),
+        ] {
+            world.spec(&spec);
+            // A chart needs helm first, which may not be there.
+            let run = world.run(&["lock", "--lock-file", "new.lock"]);
+            assert!(run.stderr.contains("not a regular file") || run.code == 4, "{spec}: {run:?}");
+        }
+    }
+    let endless = ["keys", "generate", "--name", "b", "--password-file", "/dev/zero"];
+    world.run(&endless).exits(1).says("larger than");
+}
+
+#[test]
+fn a_lock_is_stopped_while_it_reads_a_large_file() {
+    let world = World::new();
+    let file = std::fs::File::create(world.path("large")).expect("a file");
+    file.set_len(1 << 40).expect("a sparse file");
+    world.spec(&format!("[[file]]\nname = \"x\"\npath = \"large\"\nsha256 = \"{}\"\n", "0".repeat(64)));
+    for signal in ["-TERM", "-INT"] {
+        let mut command = world.command(&["lock"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("airlock");
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(child.try_wait().expect("its state").is_none(), "it was done at once");
+        let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill");
+        assert!(sent.success());
+        let asked = Instant::now();
+        let ended = loop {
+            if let Some(status) = child.try_wait().expect("its state") {
+                break status;
+            }
+            assert!(
+                asked.elapsed() < Duration::from_secs(10) || child.kill().is_err(),
+                "{signal} was not heard"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert_eq!(ended.code(), Some(1));
+    }
+}
+
+#[test]
+fn a_wrong_file_is_not_taken_for_a_key() {
+    let world = World::with_bundle();
+    world.write("zeros", &[0; 100]);
+    world.write("binary", b"\xff\xfe\x00");
+    world.write("text", b"hello");
+    world.write("other.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    world.write("cut.pub", b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n");
+    for (name, says) in [
+        ("zeros", "the file is not a key"),
+        ("binary", "the file is not a key"),
+        ("text", "the file is not a key"),
+        ("other.pem", "the file is a CERTIFICATE, not a"),
+    ] {
+        world.run(&["verify", "app.tar", "--key", name]).exits(1).says(says).says("hint: give the .pub file");
+        world
+            .run(&["build", "--key", name, "--output", "b.tar"])
+            .exits(1)
+            .says(says)
+            .says("airlock keys generate");
+    }
+    world.run(&["verify", "app.tar", "--key", "cut.pub"]).exits(1).says("not an ECDSA P-256 key");
+}
+
+#[test]
+fn a_link_in_the_bundles_place_is_neither_replaced_nor_followed() {
+    let world = World::with_bundle();
+    world.write("precious", b"precious");
+    let link = |name: &str, to: &str| std::os::unix::fs::symlink(to, world.path(name)).expect("a link");
+    link("link.tar", "precious");
+    link("dangling.tar", "nothing");
+    link("b.tar.partial", "precious");
+    for (name, says) in [
+        ("link.tar", "is a symbolic link"),
+        ("dangling.tar", "is a symbolic link"),
+        ("b.tar", "Too many levels of symbolic links"),
+    ] {
+        world.run(&["build", "--unsigned", "--output", name]).exits(1).says(says);
+    }
+    assert_eq!(std::fs::read(world.path("precious")).expect("the file"), b"precious");
+    assert!(!world.path("nothing").exists() && world.path("link.tar").is_symlink());
+}

@@ -4,6 +4,7 @@
 mod meaning;
 mod monitoring;
 mod refusals;
+mod running;
 mod upgrade;
 
 use std::fs;

@@ -84,6 +84,7 @@ capabilities: { drop: [ALL] }
 {{- with .Subcharts.redis -}}
 host: {{ include "redis.fullname" . }}
 port: {{ .Values.service.port }}
+username: {{ .Values.auth.username }}
 password: { name: {{ include "redis.secretName" . }}, key: {{ include "redis.secretKey" . }} }
 tls: {{ .Values.tls.enabled }}
 {{- if .Values.tls.enabled }}

@@ -10,7 +10,7 @@ use super::{list, rendered, repository};
 use crate::parts::succeed;
 
 /// Names of the service's metrics: docs/service.md.
-const METRICS: [&str; 13] = [
+pub const METRICS: [&str; 13] = [
     "hello_build_info",
     "hello_connections",
     "hello_connections_refused_total",

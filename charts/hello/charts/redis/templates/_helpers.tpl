@@ -45,7 +45,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- list $name (printf "%s.%s" $name .Release.Namespace) (printf "%s.%s.svc" $name .Release.Namespace) "localhost" | toJson }}
 {{- end }}
 
-{{- /* redis-cli as a probe: the password comes from REDISCLI_AUTH; the chain is checked, and so is nothing else. */ -}}
+{{- /* redis-cli as a probe: PING needs no password; of the certificate the chain is checked, not the name. */ -}}
 {{- define "redis.cli" -}}
 redis-cli{{ if .Values.tls.enabled }}, --tls, --cacert, /tls/ca.crt{{ end }}
 {{- end }}

@@ -7,6 +7,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::digest::{Digest, Hasher};
@@ -23,6 +25,17 @@ const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 #[derive(Clone, Debug)]
 pub struct ContentCache {
     root: PathBuf,
+    /// Nobody waits for what is being written any more.
+    stopped: Arc<AtomicBool>,
+}
+
+/// Stops what is written through the handle that it was made with, when it is dropped.
+pub(crate) struct Stop(Arc<AtomicBool>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl ContentCache {
@@ -36,7 +49,14 @@ impl ContentCache {
     /// The cache in directory `root`, which is made when something is first stored.
     #[must_use]
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), stopped: Arc::default() }
+    }
+
+    /// A handle for a thread, which can't be stopped from outside: once the other half is dropped, its writers fail.
+    pub(crate) fn stoppable(&self) -> (Self, Stop) {
+        let handle = Self::at(&self.root);
+        let stop = Stop(Arc::clone(&handle.stopped));
+        (handle, stop)
     }
 
     /// Its directory: `blobs/sha256/<hex>` below it, as in an OCI image layout.
@@ -147,8 +167,11 @@ impl<'a> CacheWriter<'a> {
     /// Takes the next bytes.
     ///
     /// # Errors
-    /// When the file system is full.
+    /// When the file system is full, or this was stopped.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.cache.stopped.load(Ordering::Relaxed) {
+            return Err(self.cache.error(ErrorKind::Interrupted.into()));
+        }
         self.hasher.update(bytes);
         self.file.write_all(bytes).map_err(|e| self.cache.error(e))
     }

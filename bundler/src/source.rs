@@ -150,21 +150,25 @@ impl LocalSource {
             Self::Oci { path, tag } => layout::open_directory(&base.join(path), tag.as_deref()),
             Self::OciArchive { path, tag } => {
                 let (path, tag) = (base.join(path), tag.clone());
-                blocking(move || layout::open_archive(&path, tag.as_deref())).await
+                blocking(cache, move |_| layout::open_archive(&path, tag.as_deref())).await
             }
             Self::DockerArchive { path, reference } => {
-                let (path, reference, cache) = (base.join(path), reference.clone(), cache.clone());
-                blocking(move || docker::open_archive(&path, reference.as_ref(), &cache)).await
+                let (path, reference) = (base.join(path), reference.clone());
+                blocking(cache, move |cache| docker::open_archive(&path, reference.as_ref(), cache)).await
             }
             Self::DockerDaemon(image) => engine::open(docker_host, image, cache).await,
         }
     }
 }
 
-/// Runs what blocks on disks where it holds up nothing else.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+/// Runs what blocks on disks where it holds up nothing else. Where nobody waits for it any more, it ends soon.
+async fn blocking<T: Send + 'static>(
+    cache: &ContentCache,
+    work: impl FnOnce(&ContentCache) -> Result<T> + Send + 'static,
+) -> Result<T> {
     let failed = |e| Error::input("reading a local image", e);
-    tokio::task::spawn_blocking(work).await.map_err(failed)?
+    let (cache, _stop) = cache.stoppable();
+    tokio::task::spawn_blocking(move || work(&cache)).await.map_err(failed)?
 }
 
 /// Opens a tar file; a compressed one is refused, because nothing in it can be found without unpacking all of it.

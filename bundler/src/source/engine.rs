@@ -83,10 +83,9 @@ impl Engine {
         let origin = format!("image {image} of the Docker engine at {}", self.host);
         let response = self.get(&format!("/images/{id}/get"), &origin).await?;
         let (sender, receiver) = mpsc::channel(WAITING);
-        let into = cache.clone();
-        let conversion = blocking(move || {
+        let conversion = blocking(cache, move |into| {
             let failed = |e| Error::network(format!("receiving {origin}"), e);
-            let image = docker::convert_stream(&origin, Received::new(receiver), failed, &into)?;
+            let image = docker::convert_stream(&origin, Received::new(receiver), failed, into)?;
             // What the engine calls the image by is not its config's digest in every engine.
             into.record_conversion(&id, &image.root.digest)?;
             Ok(image)

@@ -1,5 +1,7 @@
 //! Locks that somebody changed by hand, and files that are none: said, with the entry, and nothing is written.
 
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -97,8 +99,11 @@ fn a_lock_is_stopped_while_it_reads_a_large_file() {
     let world = World::new();
     let file = std::fs::File::create(world.path("large")).expect("a file");
     file.set_len(1 << 40).expect("a sparse file");
-    world.spec(&format!("[[file]]\nname = \"x\"\npath = \"large\"\nsha256 = \"{}\"\n", "0".repeat(64)));
-    for signal in ["-TERM", "-INT"] {
+    let hashed = format!("[[file]]\nname = \"x\"\npath = \"large\"\nsha256 = \"{}\"\n", "0".repeat(64));
+    archive_with_a_large_layer(&world.path("saved.tar"));
+    let converted = "[[image]]\nref = \"x:1\"\nfrom = \"docker-archive:saved.tar\"\n";
+    for (signal, spec) in [("-TERM", &*hashed), ("-INT", &hashed), ("-TERM", converted)] {
+        world.spec(spec);
         let mut command = world.command(&["lock"]);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("airlock");
         std::thread::sleep(Duration::from_millis(500));
@@ -118,6 +123,30 @@ fn a_lock_is_stopped_while_it_reads_a_large_file() {
         };
         assert_eq!(ended.code(), Some(1));
     }
+    let blobs = world.path("cache/airlock/blobs/sha256");
+    assert!(blobs.is_dir() && crate::world::names(&blobs).is_empty(), "something was left in the cache");
+}
+
+/// What `docker save` writes, sparse: its layer has 6 GiB of nothing.
+fn archive_with_a_large_layer(path: &Path) {
+    const SIZE: u64 = 6 << 30;
+    let config = format!("{{\"rootfs\": {{\"diff_ids\": [\"{}\"]}}}}", Digest::of(b"unknown"));
+    let manifest = r#"[{"Config": "config.json", "RepoTags": ["x:1"], "Layers": ["layer.tar"]}]"#;
+    let mut file = std::fs::File::create(path).expect("an archive");
+    let entries =
+        [("config.json", config.len()), ("manifest.json", manifest.len()), ("layer.tar", SIZE as usize)];
+    let mut end = 0;
+    for ((name, size), content) in entries.into_iter().zip([&*config, manifest, ""]) {
+        let mut header = tar::Header::new_gnu();
+        header.set_path(name).expect("a path");
+        header.set_size(size as u64);
+        header.set_cksum();
+        file.seek(SeekFrom::Start(end)).expect("a place");
+        file.write_all(header.as_bytes()).expect("a header");
+        file.write_all(content.as_bytes()).expect("content");
+        end += 512 + (size as u64).next_multiple_of(512);
+    }
+    file.set_len(end + 1024).expect("a sparse file");
 }
 
 #[test]

@@ -255,7 +255,10 @@ fn copy(from: &Path, to: &Path) -> Outcome {
 }
 
 /// Copies a program to `root/<to>` below `context`, and each library it loads to where it looks for it.
-fn copy_with_libraries(program: &str, context: &Path, to: &str) -> Outcome {
+///
+/// # Errors
+/// When a file can't be copied.
+pub fn copy_with_libraries(program: &str, context: &Path, to: &str) -> Outcome {
     let mut files = vec![(program.to_owned(), to.to_owned())];
     let loaded = output(&mut command("ldd", &[program]))?;
     let paths = loaded.split_whitespace().filter(|word| word.starts_with('/'));

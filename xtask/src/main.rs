@@ -3,6 +3,8 @@
 
 mod bench;
 mod charts;
+mod compose;
+mod containerfile;
 mod demo;
 mod images;
 mod parts;
@@ -23,6 +25,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   demo [--cluster [CONTEXT]]   the main job from nothing: images, lock, build, air gap, verify, serve, push, run;
                                with --cluster also a real install, by kubeconfig's context
   test [ARGS]                  set up the real parts and run all tests; ARGS go to the test binaries
+  images [--arm64]             both images from source by the Containerfile, what is in them and how they run, and the
+                               compose file with them; with --arm64 the service's also for arm64
   bench service                the service beside Flask, gunicorn and redis-benchmark, as a table
   chart-docs                   write the tables of values into the chart's README
   env                          set up the real parts, print their environment, and keep them until Enter or end of input";
@@ -35,6 +39,8 @@ fn main() -> ExitCode {
         ["demo", "--cluster"] => demo::run(Some(None)),
         ["demo", "--cluster", context] => demo::run(Some(Some(context))),
         ["test", args @ ..] => test::run(args),
+        ["images"] => containerfile::run(false),
+        ["images", "--arm64"] => containerfile::run(true),
         ["bench", "service"] => bench::service(),
         ["chart-docs"] => charts::docs(),
         ["env"] => test::env(),

@@ -56,18 +56,80 @@ impl Tools {
         fs::create_dir_all(tools.bin()).map_err(|e| format!("making {}: {e}", tools.bin().display()))?;
         for (program, package) in FROM_SID {
             if find(program).is_none() && !tools.bin().join(program).exists() {
-                println!(
-                    "installing {program} (package {package} of Debian sid) below {}",
-                    tools.home.display()
-                );
-                let root = tools.sid_packages(&[package], &architecture()?)?;
-                tools.adopt(&root.join("usr/bin").join(program), program)?;
+                tools.adopt_from_sid(program, package, "usr/bin")?;
             }
         }
         tools.helm()?;
         let check = charts::check(&tools.home, || tools.go())?;
         tools.adopt(&check, "chart-check")?;
         Ok(tools)
+    }
+
+    /// Compose and buildx, which the machine's docker may lack or have too old: they also run without it, as programs.
+    ///
+    /// # Errors
+    /// When the packages can't be had.
+    pub fn docker_plugins(&self) -> Outcome {
+        for program in ["docker-compose", "docker-buildx"] {
+            if !self.bin().join(program).exists() {
+                self.adopt_from_sid(program, program, "usr/libexec/docker/cli-plugins")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compose, as [`Self::docker_plugins`] has it.
+    pub fn docker_compose(&self) -> PathBuf {
+        self.bin().join("docker-compose")
+    }
+
+    /// A tar of a Debian with Rust, a C compiler, and both for the other architecture: what a base image is made of where
+    /// none can be pulled. Kept from run to run.
+    ///
+    /// # Errors
+    /// When mmdebstrap fails.
+    pub fn rust_base(&self) -> Result<PathBuf, Failure> {
+        let tar = self.home.join("rust-base.tar");
+        if tar.exists() {
+            return Ok(tar);
+        }
+        packages(&[("mmdebstrap", "mmdebstrap")])?;
+        println!("making a Debian with Rust (testing, by mmdebstrap) below {}", self.home.display());
+        let native = architecture()?;
+        let (other, gcc) = match native.as_str() {
+            "arm64" => ("amd64", "gcc-x86-64-linux-gnu"),
+            _ => ("arm64", "gcc-aarch64-linux-gnu"),
+        };
+        // What the machine's apt needs to reach Debian, a proxy for example, this one needs too.
+        let settings = self.home.join("rust-base.apt.conf");
+        let own = output(&mut command("apt-config", &["dump", "Acquire"]))?;
+        fs::write(&settings, own).map_err(|e| format!("writing {}: {e}", settings.display()))?;
+        let draft = self.home.join("rust-base.new.tar");
+        let include = format!(
+            "--include=cargo,rustc,gcc,libc6-dev,{gcc},libc6-dev-{other}-cross,libstd-rust-dev:{other}"
+        );
+        run(&mut as_root(
+            "mmdebstrap",
+            &[
+                "--quiet",
+                "--variant=apt",
+                &format!("--aptopt={}", text(&settings)?),
+                &format!("--architectures={native},{other}"),
+                &include,
+                "testing",
+                text(&draft)?,
+                &debian_mirror(),
+            ],
+        ))?;
+        fs::rename(&draft, &tar).map_err(|e| format!("renaming {}: {e}", draft.display()))?;
+        Ok(tar)
+    }
+
+    /// Takes a program out of a package of Debian sid.
+    fn adopt_from_sid(&self, program: &str, package: &str, dir: &str) -> Outcome {
+        println!("installing {program} (package {package} of Debian sid) below {}", self.home.display());
+        let root = self.sid_packages(&[package], &architecture()?)?;
+        self.adopt(&root.join(dir).join(program), program)
     }
 
     fn bin(&self) -> PathBuf {

@@ -28,7 +28,9 @@ pub fn check(engine: &Engine, tools: &Tools, dir: &Path) -> Outcome {
     };
     let redis = [found("redis-server")?, found("redis-cli")?];
     stand_in(engine, &dir.join("redis"), images::REDIS, &redis, "/data", "999:1000")?;
-    let prometheus = [found("prometheus")?, found("promtool")?];
+    let prometheus = tools.prometheus()?;
+    let prometheus = [prometheus.join("prometheus"), prometheus.join("promtool")];
+    let prometheus = [text(&prometheus[0])?.to_owned(), text(&prometheus[1])?.to_owned()];
     stand_in(engine, &dir.join("prometheus"), PROMETHEUS, &prometheus, "/prometheus", "65534:65534")?;
     println!("Redis and Prometheus are Debian's, each alone in an image");
 

@@ -83,6 +83,14 @@ impl Tools {
         self.bin().join("docker-compose")
     }
 
+    /// The directory with Debian sid's Prometheus 3 and its promtool: Debian 12's knows no `promtool check ready`.
+    ///
+    /// # Errors
+    /// When the packages can't be had.
+    pub fn prometheus(&self) -> Result<PathBuf, Failure> {
+        Ok(self.sid_packages(&["prometheus", "promtool"], &architecture()?)?.join("usr/bin"))
+    }
+
     /// A tar of a Debian with Rust, a C compiler, and both for the other architecture: what a base image is made of where
     /// none can be pulled. Kept from run to run.
     ///

@@ -149,7 +149,8 @@ struct Unpacked<'a> {
 }
 
 impl<'a> Install<'a> {
-    /// Unpacks what is to be installed, and finds helm: `helm`, else the bundle's own, else the one on PATH.
+    /// Unpacks what is to be installed, and finds helm: `helm`, else the bundle's own if its signature was checked, else
+    /// the one on PATH.
     ///
     /// # Errors
     /// When a chart that the site names isn't there, or nothing can be written.
@@ -191,6 +192,8 @@ impl<'a> Install<'a> {
         site.check(&chosen)?;
         let helm = match helm {
             Some(path) => Helm::find(Some(path))?,
+            // A program is not run on the word of nobody.
+            None if bundle.signer().is_none() => Helm::find(None)?,
             None => match carried_helm(bundle, directory.path())? {
                 Some(path) => Helm::find(Some(&path))?,
                 None => Helm::find(None)?,

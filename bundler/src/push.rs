@@ -11,7 +11,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::{ImageManifest, OCI_MANIFEST, Parsed};
 use crate::progress::Progress;
-use crate::reference::{Mapping, Reference};
+use crate::reference::{Mapping, source_path};
 use crate::registry::{Client, Repository};
 use crate::verify::VerifiedBundle;
 
@@ -79,33 +79,33 @@ pub async fn push(
 
 fn items<'a>(bundle: &'a VerifiedBundle, mapping: &Mapping) -> Result<Vec<Item<'a>>> {
     let manifest = bundle.manifest();
-    let mut owners: BTreeMap<String, &Reference> = BTreeMap::new();
+    let mut owners: BTreeMap<String, String> = BTreeMap::new();
     let mut items = Vec::new();
     for image in &manifest.images {
-        let repository = mapping.repository(&image.reference);
+        let (repository, owner) = (mapping.repository(&image.reference), source_path(&image.reference));
         // Only without the source's host can two sources meet in one repository.
-        let owner = owners.entry(repository.clone()).or_insert(&image.reference);
-        if (owner.registry(), owner.repository())
-            != (image.reference.registry(), image.reference.repository())
-        {
-            return Err(Error::input(
-                format!("mapping {} to the registry", image.reference),
-                format!("{owner} would be in the same repository {repository}"),
-            )
-            .hint("leave out --strip-host"));
+        let first = owners.entry(repository.clone()).or_insert_with(|| owner.clone());
+        if *first != owner {
+            return Err(collision(&image.reference.to_string(), first, &repository));
         }
         let (digest, media_type) = (image.digest, image.media_type.as_str());
         items.push(Item { repository, tag: image.reference.tag(), digest, media_type });
     }
     let charts = manifest.charts.iter().map(|c| (&c.repository, &c.tag, c.digest));
     let files = manifest.files.iter().map(|f| (&f.repository, &f.tag, f.manifest));
-    items.extend(charts.chain(files).map(|(repository, tag, digest)| Item {
-        repository: mapping.under(repository),
-        tag: Some(tag),
-        digest,
-        media_type: OCI_MANIFEST,
-    }));
+    for (below, tag, digest) in charts.chain(files) {
+        let repository = mapping.under(below);
+        if let Some(image) = owners.get(&repository) {
+            return Err(collision(&format!("{below}:{tag}"), image, &repository));
+        }
+        items.push(Item { repository, tag: Some(tag), digest, media_type: OCI_MANIFEST });
+    }
     Ok(items)
+}
+
+fn collision(name: &str, other: &str, repository: &str) -> Error {
+    let why = format!("{other} would be in the same repository {repository}");
+    Error::input(format!("mapping {name} to the registry"), why).hint("leave out --strip-host")
 }
 
 /// A run of `push`.

@@ -92,7 +92,8 @@ impl Server {
                 }
             };
             let service = TowerToHyperService::new(service.clone());
-            let mut builder = auto::Builder::new(TokioExecutor::new());
+            // Registries' clients speak HTTP/2 only where TLS offers it, and to find out here would wait without end.
+            let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
             builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
             let (tls, watcher) = (self.tls.clone(), graceful.watcher());
             tokio::spawn(async move {

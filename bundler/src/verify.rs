@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -45,6 +45,8 @@ struct Blob {
     placed: Placed,
     /// Its content was hashed, and was right.
     checked: AtomicBool,
+    /// Held while it is hashed: many who ask for parts of it wait for one.
+    checking: Mutex<()>,
 }
 
 impl Bundle {
@@ -66,7 +68,8 @@ impl Bundle {
         let mut blobs = HashMap::new();
         // The first two entries are the manifest and its signature.
         for (placed, listed) in self.layout().entries[2..].iter().zip(&self.manifest().entries) {
-            let blob = Blob { placed: placed.clone(), checked: AtomicBool::new(false) };
+            let blob =
+                Blob { placed: placed.clone(), checked: AtomicBool::new(false), checking: Mutex::default() };
             blobs.insert(listed.sha256.0, blob);
         }
         let verified = VerifiedBundle { bundle: self, blobs, signer };
@@ -133,6 +136,7 @@ impl VerifiedBundle {
     /// When it is not there or not what its digest says.
     pub fn check(&self, digest: &Digest, progress: &dyn Progress) -> Result<()> {
         let blob = self.blob(digest)?;
+        let _alone = blob.checking.lock().unwrap_or_else(PoisonError::into_inner);
         if blob.checked.load(Ordering::Relaxed) {
             progress.advance(blob.placed.entry.size);
             return Ok(());
@@ -183,17 +187,14 @@ impl VerifiedBundle {
                     while let Some(entry) = entries.get(next.fetch_add(1, Ordering::Relaxed)) {
                         if let Err(error) = self.check(&entry.sha256.0, progress) {
                             next.store(entries.len(), Ordering::Relaxed);
-                            failure
-                                .lock()
-                                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                                .get_or_insert(error);
+                            failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                         }
                     }
                 });
             }
         });
         progress.end();
-        failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
+        failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
     /// `length` bytes of a blob from `start`, as they are read. A blob that was not checked yet is hashed on the way

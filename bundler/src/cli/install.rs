@@ -47,7 +47,8 @@ pub struct Args {
     /// Context of the kubeconfig.
     #[arg(long, value_name = "NAME")]
     kube_context: Option<String>,
-    /// The helm to run; the bundle's own or the one on PATH otherwise.
+    /// The helm to run; the bundle's own or the one on PATH otherwise. The bundle's own is not run unless its signature
+    /// was checked.
     #[arg(long, value_name = "PATH", env = "AIRLOCK_HELM")]
     helm: Option<PathBuf>,
     #[command(flatten)]

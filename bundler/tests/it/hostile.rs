@@ -365,3 +365,45 @@ fn a_damaged_layer_gets_no_tag_and_no_client_takes_it_for_whole() {
     world.run(&["push", "app.tar", &registry.host(), "--key", "airlock.pub"]).exits(0);
     assert!(names.iter().all(|(repository, tag)| pushed(repository, tag) == "200"));
 }
+
+#[test]
+fn a_client_that_says_nothing_is_let_go() {
+    use std::io::{Read as _, Write as _};
+    let world = World::with_bundle();
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let mut serve = world.command(&["serve", "app.tar", "--key", "airlock.pub", "--listen", &address]);
+    let _server = Running(serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("airlock"));
+    wait_for(port);
+    // The last is how HTTP/2 begins, which would be waited for to its end.
+    let clients = ["", "GET /v2/ HTTP/1.1\r\n", "PRI * HTTP/2.0\r\n"].map(|said| {
+        let mut client = std::net::TcpStream::connect(&address).expect("a connection");
+        client.write_all(said.as_bytes()).expect("sent");
+        client.set_read_timeout(Some(std::time::Duration::from_secs(20))).expect("a timeout");
+        client
+    });
+    for mut client in clients {
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).expect("the connection's end");
+    }
+}
+
+#[test]
+fn without_the_sources_host_nothing_takes_anothers_place() {
+    let world = World::new();
+    world.image("web", &["linux/amd64"], b"web");
+    world.write("notes", b"read me\n");
+    world.keys("airlock");
+    let file = format!(
+        "[[file]]\nname = \"notes\"\npath = \"notes\"\nsha256 = \"{}\"\n",
+        bundler::digest::Digest::of(b"read me\n").hex()
+    );
+    let image = |reference: &str| format!("[[image]]\nref = \"{reference}\"\nfrom = \"oci:web\"\n");
+    for spec in [image("q.io/a/web:1") + &image("r.io/a/web:2"), image("q.io/files/notes:1") + &file] {
+        world.spec(&spec);
+        world.run(&["lock"]).exits(0);
+        world.build("app.tar");
+        let push = ["push", "app.tar", "127.0.0.1:1", "--key", "airlock.pub", "--strip-host"];
+        world.run(&push).exits(1).says("in the same repository").says("hint: leave out --strip-host");
+    }
+}

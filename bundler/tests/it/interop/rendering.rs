@@ -73,6 +73,15 @@ fn a_dry_run_needs_no_helm_no_path_and_no_home() {
     assert_rewritten(&run.stdout);
     assert_eq!(fs::read_dir(here.path()).expect("the directory").count(), 0, "something was left behind");
 
+    // Nobody's signature, nobody's program.
+    let mut unchecked = Command::new(env!("CARGO_BIN_EXE_airlock"));
+    unchecked.env_clear().current_dir(here.path());
+    unchecked.args(["install", &bundle, "--registry", SITE, "--dry-run", "--insecure-skip-verify"]);
+    Run::from(unchecked.output().expect("airlock"))
+        .exits(4)
+        .says("running helm: ")
+        .says("name it with --helm");
+
     let outside = dry_run(&["--set", "web:image.repository=evil.example/web"]).exits(2);
     let place = "\n  Deployment/web spec.template.spec.containers[0].image: evil.example/web:1.0.0\n";
     outside.says("not an image of this bundle").says(place).says("hint: ");

@@ -266,11 +266,8 @@ impl Manifest {
                 _ => Err(FormatError::Place(format!("{repository}:{tag}"))),
             }
         };
-        for chart in &self.charts {
-            name::component("chart name", &chart.name)?;
-            name::version(&chart.version)?;
-            place(&chart.repository, &chart.tag)?;
-        }
+        name::charts(self.charts.iter().map(|c| (&*c.name, &*c.version, c.digest)))?;
+        self.charts.iter().try_for_each(|chart| place(&chart.repository, &chart.tag))?;
         name::releases(self.charts.iter().map(|c| (&*c.release, c.namespace.as_deref())))?;
         for file in &self.files {
             name::component("file name", &file.name)?;

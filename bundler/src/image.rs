@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use oci_distribution::manifest as media;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, DigestError};
@@ -20,6 +21,8 @@ const DOCKER_LIST: &str = media::IMAGE_MANIFEST_LIST_MEDIA_TYPE;
 const DOCKER_MANIFEST: &str = media::IMAGE_MANIFEST_MEDIA_TYPE;
 /// Most children an index may have, and most layers a manifest may have.
 const LIST_CAP: usize = 1000;
+/// Largest blob that a descriptor may name, in bytes: a TiB. Sums of sizes stay far from overflowing.
+const SIZE_CAP: u64 = 1 << 40;
 
 /// An operating system and architecture, written `linux/amd64` or `linux/arm/v7`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -101,6 +104,12 @@ pub enum ImageError {
     /// More children or layers than any real image has.
     #[error("it lists more than {LIST_CAP} items")]
     TooMany,
+    /// A size that no real blob has.
+    #[error("it says that {0} has {1} bytes, more than any image's")]
+    Size(Digest, u64),
+    /// A document that could be read as either.
+    #[error("it is both an image manifest and an index")]
+    Both,
     /// The image isn't made for a platform.
     #[error("it has no manifest for platform {wanted}; it has: {has}")]
     NoPlatform {
@@ -227,23 +236,37 @@ pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Parsed, ImageError> {
         schema_version: u32,
         #[serde(default)]
         media_type: String,
+        config: Option<IgnoredAny>,
+        layers: Option<IgnoredAny>,
+        manifests: Option<IgnoredAny>,
     }
     let kind: Kind = serde_json::from_slice(bytes)?;
     if kind.schema_version == 1 {
         return Err(ImageError::SchemaOne);
     }
+    // Without a media type of its own such a document is what each reader takes it for (CVE-2021-41190).
+    if kind.manifests.is_some() && (kind.config.is_some() || kind.layers.is_some()) {
+        return Err(ImageError::Both);
+    }
+    let fits = |descriptors: &[Descriptor]| {
+        if descriptors.len() > LIST_CAP {
+            return Err(ImageError::TooMany);
+        }
+        let huge = descriptors.iter().find(|descriptor| descriptor.size > SIZE_CAP);
+        huge.map_or(Ok(()), |huge| Err(ImageError::Size(huge.digest, huge.size)))
+    };
     // The document's own word first: it is what the digest covers.
     let said = if kind.media_type.is_empty() { media_type } else { &kind.media_type };
     match said {
         OCI_INDEX | DOCKER_LIST => {
             let index: ImageIndex = serde_json::from_slice(bytes)?;
-            if index.manifests.len() > LIST_CAP { Err(ImageError::TooMany) } else { Ok(Parsed::Index(index)) }
+            fits(&index.manifests)?;
+            Ok(Parsed::Index(index))
         }
         OCI_MANIFEST | DOCKER_MANIFEST => {
             let manifest: ImageManifest = serde_json::from_slice(bytes)?;
-            if manifest.layers.len() > LIST_CAP {
-                return Err(ImageError::TooMany);
-            }
+            fits(&manifest.layers)?;
+            fits(std::slice::from_ref(&manifest.config))?;
             let bound = |l: &&Descriptor| {
                 l.media_type.contains("nondistributable") || l.media_type.contains("foreign")
             };
@@ -413,6 +436,11 @@ mod tests {
                 "layers":[{{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"{digest}","size":1}}]}}"#
         );
         assert!(refused(OCI_MANIFEST, &foreign).contains("may not be distributed"));
+        let both = foreign.replace("\"layers\"", "\"manifests\":[],\"layers\"");
+        assert!(refused(OCI_MANIFEST, &both).contains("both"));
+        assert!(refused(OCI_INDEX, &both).contains("both"));
+        let huge = foreign.replace("\"size\":1}", &format!("\"size\":{}}}", u64::MAX));
+        assert!(refused(OCI_MANIFEST, &huge).contains("18446744073709551615 bytes"));
         let sha512 = format!(
             r#"{{"schemaVersion":2,"manifests":[{{"digest":"sha512:{}","size":1}}]}}"#,
             "a".repeat(128)

@@ -212,10 +212,7 @@ impl Lock {
     fn check_names(&self) -> Result<(), NameError> {
         name::component("name", &self.name)?;
         name::version(&self.bundle_version)?;
-        for chart in &self.charts {
-            name::component("chart name", &chart.name)?;
-            name::version(&chart.version)?;
-        }
+        name::charts(self.charts.iter().map(|c| (&*c.name, &*c.version, c.digest)))?;
         name::releases(self.charts.iter().map(|c| (&*c.release, c.namespace.as_deref())))?;
         self.files.iter().try_for_each(|file| name::component("file name", &file.name))
     }

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::digest::Digest;
+
 /// Longest name of a release: helm adds to it, and what comes out must be a label.
 const RELEASE_LENGTH: usize = 53;
 /// Longest name of a namespace (RFC 1123, 2.1).
@@ -39,6 +41,9 @@ pub enum NameError {
     /// One release would be installed over the other.
     #[error("release {0:?} is there twice, and not each time with a namespace of its own")]
     Twice(String),
+    /// A registry would have one of them.
+    #[error("chart {0} is there twice, with different content: give one of them another version")]
+    Content(String),
 }
 
 /// A path component as the distribution spec has it, without its repeated separators and underscores.
@@ -90,6 +95,23 @@ pub fn context(name: &str) -> Result<(), NameError> {
     } else {
         Ok(())
     }
+}
+
+/// Charts by name and version, each with its digest: a registry has one of each.
+///
+/// # Errors
+/// For the first that is there with another digest.
+pub(crate) fn charts<'a>(all: impl Iterator<Item = (&'a str, &'a str, Digest)>) -> Result<(), NameError> {
+    let mut seen = BTreeMap::new();
+    for (chart, version, digest) in all {
+        component("chart name", chart)?;
+        self::version(version)?;
+        // A tag has `_` for `+`.
+        if *seen.entry((chart, crate::chart::tag(version))).or_insert(digest) != digest {
+            return Err(NameError::Content(format!("{chart} {version}")));
+        }
+    }
+    Ok(())
 }
 
 fn is_label(name: &str) -> bool {
@@ -154,6 +176,15 @@ mod tests {
         for name in ["", "--kube-token=x", "a\u{1b}[2J", "a\n"] {
             context(name).expect_err(name);
         }
+    }
+
+    #[test]
+    fn one_chart_of_a_name_and_version() {
+        let (one, other) = (Digest::of(b"1"), Digest::of(b"2"));
+        charts([("a", "1", one), ("a", "1", one), ("a", "2", other), ("b", "1", other)].into_iter())
+            .expect("charts");
+        charts([("a", "1+x", one), ("a", "1_x", other)].into_iter()).expect_err("one tag");
+        charts([("../a", "1", one)].into_iter()).expect_err("no name");
     }
 
     #[test]

@@ -82,7 +82,12 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         images: lock.images.len(),
         charts: lock.charts.len(),
         files: lock.files.len(),
-        bytes: lock.images.iter().map(|i| i.size).chain(lock.files.iter().map(|f| f.size)).sum(),
+        bytes: lock
+            .images
+            .iter()
+            .map(|i| i.size)
+            .chain(lock.files.iter().map(|f| f.size))
+            .fold(0, u64::saturating_add),
         possible,
     };
     printer.result(&outcome, || {

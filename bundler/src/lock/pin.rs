@@ -12,7 +12,7 @@ use crate::discover;
 use crate::error::{Error, Result};
 use crate::fetch;
 use crate::helm::{Helm, Release};
-use crate::name;
+use crate::name::{self, NameError};
 use crate::origin::Sources;
 use crate::reference::Reference;
 use crate::resolve::{ImageSource, resolve};
@@ -117,7 +117,13 @@ pub async fn pin(
         files,
     };
     lock.check_names().map_err(|e| {
-        Error::input("pinning the charts", e).hint("give each chart a `release` of its own in bundle.toml")
+        let hint = matches!(e, NameError::Twice(_))
+            .then_some("give each chart a `release` or a `namespace` of its own in bundle.toml");
+        let error = Error::input("pinning the charts", e);
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
     })?;
     if let Some(previous) = previous.filter(|previous| previous.same_content(&lock)) {
         lock = previous.clone();

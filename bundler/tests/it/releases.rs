@@ -65,6 +65,17 @@ fn one_release_twice_is_refused_when_it_is_locked() {
 
 #[test]
 #[ignore = "needs real parts: cargo xtask test"]
+fn two_charts_of_a_name_and_version_are_refused() {
+    let world = with_chart(CONFIG_MAP);
+    world.write("other/Chart.yaml", b"apiVersion: v2\nname: web\nversion: 1.0.0\ndescription: other\n");
+    world.spec(&(chart("a", "") + &chart("b", "").replace("\"web\"", "\"other\"")));
+    world.run(&["lock"]).exits(1).says("chart web 1.0.0 is there twice, with different content");
+    world.spec(&(chart("a", "") + &chart("b", "")));
+    world.run(&["lock"]).exits(0);
+}
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
 fn what_helm_says_names_the_chart_and_no_temporary_file() {
     let world = with_chart("{{ fail \"no such thing\" }}");
     world.spec(&chart("front", ""));

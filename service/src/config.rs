@@ -2,6 +2,7 @@
 
 use crate::secret::{self, Secret, Source};
 use crate::settings::{CONFIG_FILE, Values, host_and_port};
+use crate::stream::Limits;
 use crate::tls;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -17,8 +18,8 @@ pub struct Config {
     pub request_budget: Duration,
     /// How long open requests may take once the service is told to stop.
     pub shutdown_grace: Duration,
-    /// How long a client may take to send a head, or to read a part of an answer.
-    pub header_timeout: Duration,
+    /// What clients are waited for.
+    pub limits: Limits,
     /// Connections at a time.
     pub max_connections: usize,
     /// How it logs.
@@ -109,7 +110,7 @@ impl Config {
             bind: bind(&values),
             request_budget: millis("REQUEST_BUDGET_MS"),
             shutdown_grace: millis("SHUTDOWN_GRACE_MS"),
-            header_timeout: millis("HEADER_TIMEOUT_MS"),
+            limits: Limits { header: millis("HEADER_TIMEOUT_MS"), idle: millis("IDLE_TIMEOUT_MS") },
             max_connections: values.parsed("MAX_CONNECTIONS").unwrap_or_default(),
             log,
             redis: Redis {

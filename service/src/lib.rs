@@ -36,6 +36,10 @@ settings, from the environment, or in lower case from the file (TOML); [default]
 ";
 /// All requests meet in one connection to Redis: more threads would only wait for it, and take memory.
 const MAX_THREADS: usize = 4;
+/// Threads for name look-ups and files; each look-up that hangs holds one, and the next must find another.
+const MAX_BLOCKING_THREADS: usize = 32;
+/// Files that are open beside clients' connections: Redis' connections, certificates, those that are being refused.
+const OTHER_FILES: usize = 64 + server::REFUSALS;
 
 /// Does what the arguments say; the exit code is the process's.
 pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
@@ -99,7 +103,7 @@ fn served(config: Config) -> Result<(), String> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
-        .max_blocking_threads(MAX_THREADS)
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start threads: {e}"))?;
@@ -125,8 +129,8 @@ async fn run(config: Config) -> Result<(), String> {
     let front = Arc::new(http::Front { routes, metrics, stage: seen, complaints: http::Limit::default() });
     let server = server::Server {
         front,
-        header_timeout: config.header_timeout,
-        max_connections: config.max_connections,
+        limits: config.limits,
+        max_connections: affordable(config.max_connections),
         grace: config.shutdown_grace,
         stage,
     };
@@ -139,4 +143,20 @@ async fn run(config: Config) -> Result<(), String> {
         false => tracing::warn!("stopped with requests still open"),
     }
     Ok(())
+}
+
+/// As many of `wanted` connections as leave files for the rest: without one, Redis could not be reached again.
+fn affordable(wanted: usize) -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let open = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next());
+    let Some(open) = open.and_then(|n| n.parse::<usize>().ok()) else { return wanted };
+    let most = open.saturating_sub(OTHER_FILES).max(1);
+    if most < wanted {
+        tracing::warn!(
+            wanted,
+            most,
+            "fewer connections than MAX_CONNECTIONS: raise the limit of open files ({open})"
+        );
+    }
+    wanted.min(most)
 }

@@ -1,7 +1,7 @@
 //! The accept loop: how many connections there may be, what each of them may do, and how they end.
 
 use crate::http::{Front, Routes, Stage, problem_json};
-use crate::stream::{Patient, Turns};
+use crate::stream::{Limits, Patient, Turns};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -22,7 +22,7 @@ const HEAD_LIMIT: usize = 16 * 1024;
 /// Headers of a request.
 const HEADERS_LIMIT: usize = 64;
 /// Connections that are told that they are one too many; what comes while these are told is closed without a word.
-const REFUSALS: usize = 128;
+pub const REFUSALS: usize = 128;
 /// Connections that are half open when it is to stop have so long to be whole.
 const HALF_OPEN: Duration = Duration::from_millis(100);
 /// Once it is to stop, clients that keep their connections have so long to send a request, and are told with its answer
@@ -33,8 +33,8 @@ const FAREWELL: Duration = Duration::from_millis(500);
 pub struct Server<S> {
     /// Answers requests.
     pub front: Arc<Front<S>>,
-    /// For a request's head, and for each part of an answer.
-    pub header_timeout: Duration,
+    /// What clients are waited for.
+    pub limits: Limits,
     /// Connections at a time.
     pub max_connections: usize,
     /// For open requests at the end.
@@ -145,7 +145,7 @@ impl<S: Routes + Send + Sync + 'static> Server<S> {
     }
 
     fn patient(&self, stream: TcpStream, turns: Turns) -> Patient {
-        Patient::new(stream, self.header_timeout, self.stage.subscribe(), turns)
+        Patient::new(stream, self.limits, self.stage.subscribe(), turns)
     }
 }
 

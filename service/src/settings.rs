@@ -104,6 +104,12 @@ pub const SETTINGS: &[Setting] = &[
         "a client must have sent a request's head by then, and read some of an answer",
     ),
     row(
+        "IDLE_TIMEOUT_MS",
+        Kind::Number(100..=3_600_000),
+        "75000",
+        "how long a connection may wait for its next request; longer than what proxies in front keep theirs, so that it is they who close",
+    ),
+    row(
         "MAX_CONNECTIONS",
         Kind::Number(1..=100_000),
         "1024",

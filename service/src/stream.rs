@@ -13,12 +13,18 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// How long a connection may wait for its next request. Longer than what proxies commonly keep theirs for (60 s), so
-/// that it is they who close, and no request of theirs meets a connection that is just being closed.
-const IDLE: Duration = Duration::from_secs(75);
 /// After the last answer, what the client still sends is read for so long, and so much of it: closing at once would
 /// reset the connection, and the client might lose the answer.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 256 * 1024);
+
+/// What a client is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// A request's head, and the reading of each part of an answer.
+    pub header: Duration,
+    /// The next request.
+    pub idle: Duration,
+}
 
 /// Counts the beginnings and ends of answers: while it is odd, one is being made.
 pub type Turns = Arc<AtomicU32>;
@@ -26,8 +32,7 @@ pub type Turns = Arc<AtomicU32>;
 /// The connection.
 pub struct Patient {
     stream: TcpStream,
-    /// For the head, and for each part of an answer.
-    limit: Duration,
+    limits: Limits,
     stage: watch::Receiver<Stage>,
     turns: Turns,
     /// Turns as of the last look: when they differ, a new wait begins.
@@ -44,18 +49,18 @@ pub struct Patient {
 
 impl Patient {
     /// Gives `stream` limits; `turns` is kept by whoever answers.
-    pub fn new(stream: TcpStream, limit: Duration, stage: watch::Receiver<Stage>, turns: Turns) -> Self {
+    pub fn new(stream: TcpStream, limits: Limits, stage: watch::Receiver<Stage>, turns: Turns) -> Self {
         let now = Instant::now();
         Self {
             stream,
-            limit,
+            limits,
             stage,
             turns,
             seen: 0,
             waiting: (now, false),
             blocked: None,
             lingering: None,
-            timer: Box::pin(sleep_until(now + limit)),
+            timer: Box::pin(sleep_until(now + limits.header)),
         }
     }
 
@@ -88,8 +93,8 @@ impl Patient {
         Some(match (begun, *self.stage.borrow()) {
             (false, Stage::HangingUp) => since,
             // The first request is not far behind its connection.
-            (false, _) if self.seen > 0 => since + IDLE,
-            _ => since + self.limit,
+            (false, _) if self.seen > 0 => since + self.limits.idle,
+            _ => since + self.limits.header,
         })
     }
 
@@ -99,7 +104,7 @@ impl Patient {
             return result;
         }
         let since = *self.blocked.get_or_insert_with(Instant::now);
-        if self.over(since + self.limit, cx) {
+        if self.over(since + self.limits.header, cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         Poll::Pending
@@ -147,6 +152,13 @@ impl AsyncWrite for Patient {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_flush(cx);
+        // The wait for the next request begins with the end of an answer, and hyper does not try to read then if it
+        // has tried before.
+        if result.is_ready()
+            && let Some(end) = self.patience()
+        {
+            self.over(end, cx);
+        }
         self.written(result, cx)
     }
 

@@ -108,6 +108,21 @@ fn slow_senders_are_closed_and_others_are_served_meanwhile() {
 }
 
 #[test]
+fn a_connection_that_is_kept_for_nothing_is_closed() {
+    let redis = Redis::start(&[], &[]);
+    let service = Service::ready(redis.port, &[("IDLE_TIMEOUT_MS", "1500")]);
+    for path in ["/healthz", "/"] {
+        let mut client = Client::connect(service.port);
+        for _ in 0..3 {
+            assert_eq!(client.get(path).expect("an answer").status, 200);
+            // Less than it may wait, but more in the end, and each wait is one of its own.
+            std::thread::sleep(Duration::from_millis(600));
+        }
+        assert_eq!(rest(&mut client.stream), "", "{path}");
+    }
+}
+
+#[test]
 fn pipelined_requests_are_answered_in_order_and_readers_must_read() {
     let redis = Redis::start(&[], &[]);
     let service = Service::ready(redis.port, &[("HEADER_TIMEOUT_MS", "500")]);
@@ -153,4 +168,21 @@ fn thousands_of_connections_are_answered_or_refused() {
     eventually("there is room again", || service.status("/healthz") == 200);
     assert_eq!(service.metric("hello_connections_refused_total"), refused as f64);
     is_well(&service);
+}
+
+#[test]
+fn redis_is_reached_again_although_clients_take_all_the_files_they_may() {
+    let mut redis = Redis::start(&[], &[]);
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "ulimit -n 300 && exec \"$0\"", env!("CARGO_BIN_EXE_service")]);
+    let service = Service::run(shell, redis.port, &[("HEADER_TIMEOUT_MS", "60000")]);
+    service.logs("fewer connections than MAX_CONNECTIONS");
+    let mut first = Client::connect(service.port);
+    eventually("ready", || first.get("/readyz").expect("an answer").status == 200);
+    let _open: Vec<_> = (0..400).map(|_| Client::connect(service.port)).collect();
+    redis.kill();
+    eventually("not ready", || first.get("/readyz").expect("an answer").status == 503);
+    redis.restart();
+    eventually("ready again", || first.get("/readyz").expect("an answer").status == 200);
+    assert_eq!(first.get("/").expect("an answer").count(), Some(1));
 }

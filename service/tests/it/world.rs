@@ -156,13 +156,19 @@ pub struct Service {
 impl Service {
     /// Starts it on a port of its own, for a Redis on loopback at `redis_port`; `settings` come in addition.
     pub fn start(redis_port: u16, settings: &[(&str, &str)]) -> Self {
+        Self::run(service(settings), redis_port, settings)
+    }
+
+    /// The same with a command of the caller's, which runs it.
+    pub fn run(mut command: Command, redis_port: u16, settings: &[(&str, &str)]) -> Self {
         let port = free_port();
-        let mut command = service(&[
-            ("REDIS_HOST", "127.0.0.1"),
-            ("REDIS_PORT", &redis_port.to_string()),
-            ("BIND_PORT", &port.to_string()),
-        ]);
-        let child = command.envs(settings.iter().copied()).stderr(Stdio::piped()).spawn();
+        command
+            .env_clear()
+            .env("REDIS_HOST", "127.0.0.1")
+            .env("REDIS_PORT", redis_port.to_string())
+            .env("BIND_PORT", port.to_string())
+            .envs(settings.iter().copied());
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut running = Running(child.expect("the service starts"));
         let log = Arc::new(Mutex::new(String::new()));
         keep(running.0.stdout.take().expect("its output"), log.clone());

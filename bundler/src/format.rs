@@ -3,7 +3,7 @@
 //! Threat model: `airlock.json` is read before anything is trusted, so its size is capped, and nothing it says is
 //! used before its signature holds, except to find the signature.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -240,6 +240,20 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Every image with the tag that it has at a site. One that is asked for by tag has it before one that is asked for by
+    /// digest, for which the tag beside it is a comment.
+    pub fn tagged_images(&self) -> impl Iterator<Item = (&Image, Option<&str>)> {
+        let mut taken = HashMap::new();
+        let by_tag = |image: &&Image| image.reference.digest().is_none();
+        for image in self.images.iter().filter(by_tag).chain(&self.images) {
+            taken.entry(site_name(image)).or_insert(image.digest);
+        }
+        self.images.iter().map(move |image| {
+            let has_it = taken.get(&site_name(image)) == Some(&image.digest);
+            (image, image.reference.tag().filter(|_| has_it))
+        })
+    }
+
     /// Place of every entry, given the size of this manifest's own bytes and of the signature entry.
     ///
     /// # Errors
@@ -293,6 +307,11 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// What a tag is unique for.
+fn site_name(image: &Image) -> (&str, &str, Option<&str>) {
+    (image.reference.registry(), image.reference.repository(), image.reference.tag())
 }
 
 /// A descriptor in `index.json` (image spec, "Content Descriptors"); fields in alphabetical order.
@@ -424,6 +443,27 @@ mod tests {
             let error = read(from, to).expect_err(to).to_string();
             assert!(error.starts_with(MANIFEST), "{to}: {error}");
         }
+    }
+
+    #[test]
+    fn a_tag_goes_to_who_is_asked_for_by_it() {
+        let mut manifest = read("app", "app").expect("a manifest");
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        let template = manifest.images.remove(0);
+        let image = |reference: String, digest| Image {
+            digest,
+            reference: reference.parse().expect("a reference"),
+            ..template.clone()
+        };
+        manifest.images = vec![
+            image(format!("q.io/a:1@{one}"), one),
+            image("q.io/a:1".into(), two),
+            image(format!("q.io/b:1@{one}"), one),
+            image(format!("q.io/b:1@{two}"), two),
+            image(format!("q.io/c@{two}"), two),
+        ];
+        let tags: Vec<_> = manifest.tagged_images().map(|(_, tag)| tag).collect();
+        assert_eq!(tags, [None, Some("1"), Some("1"), None, None]);
     }
 
     #[test]

@@ -81,7 +81,7 @@ fn items<'a>(bundle: &'a VerifiedBundle, mapping: &Mapping) -> Result<Vec<Item<'
     let manifest = bundle.manifest();
     let mut owners: BTreeMap<String, String> = BTreeMap::new();
     let mut items = Vec::new();
-    for image in &manifest.images {
+    for (image, tag) in manifest.tagged_images() {
         let (repository, owner) = (mapping.repository(&image.reference), source_path(&image.reference));
         // Only without the source's host can two sources meet in one repository.
         let first = owners.entry(repository.clone()).or_insert_with(|| owner.clone());
@@ -89,7 +89,7 @@ fn items<'a>(bundle: &'a VerifiedBundle, mapping: &Mapping) -> Result<Vec<Item<'
             return Err(collision(&image.reference.to_string(), first, &repository));
         }
         let (digest, media_type) = (image.digest, image.media_type.as_str());
-        items.push(Item { repository, tag: image.reference.tag(), digest, media_type });
+        items.push(Item { repository, tag, digest, media_type });
     }
     let charts = manifest.charts.iter().map(|c| (&c.repository, &c.tag, c.digest));
     let files = manifest.files.iter().map(|f| (&f.repository, &f.tag, f.manifest));

@@ -68,14 +68,14 @@ impl Api {
         let mut repositories: BTreeMap<String, BTreeMap<String, Digest>> = BTreeMap::new();
         let mut manifests = HashMap::new();
         let mut short: HashMap<String, Vec<String>> = HashMap::new();
-        for image in &bundle.manifest().images {
+        for (image, tag) in bundle.manifest().tagged_images() {
             let name = source_path(&image.reference);
             let names = short.entry(image.reference.repository().into()).or_default();
             if !names.contains(&name) {
                 names.push(name.clone());
             }
             let tags = repositories.entry(name).or_default();
-            tags.extend(image.reference.tag().map(|tag| (tag.into(), image.digest)));
+            tags.extend(tag.map(|tag| (tag.into(), image.digest)));
             manifests.insert(image.digest, image.media_type.clone());
             if let Parsed::Index(index) = bundle.parse(&image.digest, &image.media_type)? {
                 manifests.extend(index.manifests.into_iter().map(|child| (child.digest, child.media_type)));

@@ -8,7 +8,8 @@ const BUDGET: Duration = Duration::from_secs(2);
 /// What a client may wait longer, since tests, Redis, service and clients share few processors.
 const SLACK: Duration = Duration::from_secs(1);
 
-fn as_promised(mut seen: Seen, redis: &Redis) {
+fn as_promised(mut seen: Seen, redis: &Redis, service: &mut Service) {
+    assert_eq!(service.running.0.try_wait().expect("its state"), None, "it still runs");
     assert_eq!(seen.broken, Vec::<String>::new());
     assert_eq!(seen.refused, 0);
     assert!(seen.slowest < BUDGET + SLACK, "an answer took {:?}", seen.slowest);
@@ -18,6 +19,10 @@ fn as_promised(mut seen: Seen, redis: &Redis) {
     assert_eq!(seen.counts.len(), greetings, "a count was given twice");
     let (highest, hits) = (seen.counts.last().copied().unwrap_or_default(), redis.hits());
     assert!(highest <= hits, "greeted as number {highest}, but Redis has counted {hits}");
+    // Each request was one hit at most, and none where there was nobody to send it to.
+    let unsent = service.metric("hello_redis_errors_total{command=\"INCR\",kind=\"down\"}") as u64;
+    let sent = greetings as u64 + seen.unavailable - unsent;
+    assert!(hits <= sent, "{hits} hits of {sent} requests");
 }
 
 #[test]
@@ -31,8 +36,7 @@ fn redis_killed_and_restarted_twenty_times() {
         redis.restart();
     }
     load.goes_on_for(300);
-    assert_eq!(service.running.0.try_wait().expect("its state"), None, "it still runs");
-    as_promised(load.stops(), &redis);
+    as_promised(load.stops(), &redis, &mut service);
 }
 
 #[test]
@@ -49,8 +53,7 @@ fn a_proxy_that_stalls_resets_and_cuts_within_replies() {
         proxy.does(Harm::None);
     }
     load.goes_on_for(300);
-    assert_eq!(service.running.0.try_wait().expect("its state"), None, "it still runs");
-    as_promised(load.stops(), &redis);
+    as_promised(load.stops(), &redis, &mut service);
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn native() -> &'static str {
 
 /// One line of the report.
 pub fn report(took: Duration, what: &str, result: &str) {
-    println!("{:7.2} s  {what:44} {result}", took.as_secs_f64());
+    println!("{took:>9.1?}  {what:44} {result}");
 }
 
 /// buildx with the engine's BuildKit, and a base image that has Rust.

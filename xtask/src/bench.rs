@@ -1,14 +1,12 @@
 //! `cargo xtask bench service`: the service beside what it replaces, on the same Redis, in one run.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::images;
-use crate::parts::{Place, Running, Scratch};
+use crate::parts::{Place, Redis, Running, Scratch, start_to_greeting};
 use crate::sh::{command, output, text};
 use crate::tools::{self, Tools};
 use crate::{Failure, Outcome};
@@ -23,6 +21,8 @@ const DURATION: &str = "4s";
 const COMMANDS: &str = "150000";
 /// Starts from nothing to the first greeting.
 const STARTS: usize = 21;
+/// Longest wait for each of those greetings.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The original's libraries, of one day.
 const PEERS: [&str; 3] = ["flask==3.1.3", "redis==8.1.0", "gunicorn==27.0.1"];
 
@@ -52,13 +52,10 @@ pub fn service() -> Outcome {
     let python = tools.python(&PEERS)?;
     let binary = images::release("service", "service")?;
     let scratch = Scratch::create()?;
-    let redis = Place::Here.free_port()?;
-    let server =
-        command("redis-server", &["--bind", "127.0.0.1", "--save", "", "--port", &redis.to_string()]);
-    let mut redis_server = Running::start(&server, &scratch.path("redis.log"))?;
-    wait_for(redis, &mut redis_server)?;
+    let redis = Redis::start(&scratch.path("redis.log"))?;
 
-    let starts = median((0..STARTS).map(|_| cold_start(&binary, redis)).collect::<Result<_, _>>()?);
+    let start = |_| start_to_greeting(&binary, &redis, PATIENCE).map(|took| took.as_secs_f64());
+    let starts = median((0..STARTS).map(start).collect::<Result<_, _>>()?);
     let workers = "--workers=4";
     let app = fs::canonicalize("xtask/bench").map_err(|e| format!("finding xtask/bench: {e}"))?;
     let program = |name: &str| python.join("bin").join(name).display().to_string();
@@ -76,9 +73,9 @@ pub fn service() -> Outcome {
             args.push(format!("--bind=127.0.0.1:{port}"));
         }
         let mut command = Command::new(program);
-        command.args(args).envs(settings(port, redis));
+        command.args(args).envs(redis.settings(port));
         let mut server = Running::start(&command, &scratch.path(&format!("server{number}.log")))?;
-        wait_for(port, &mut server)?;
+        server.listens(port)?;
         Ok(Subject { name, server, port, loads: Vec::new() })
     })
     .collect::<Result<Vec<_>, Failure>>()?;
@@ -89,25 +86,9 @@ pub fn service() -> Outcome {
         for subject in &mut subjects {
             subject.loads.push(wrk(subject.port)?);
         }
-        incr.push(redis_benchmark(redis)?);
+        incr.push(redis_benchmark(redis.port)?);
     }
     table(&mut subjects, incr, starts)
-}
-
-fn settings(port: u16, redis: u16) -> [(&'static str, String); 4] {
-    [
-        ("REDIS_HOST", "127.0.0.1".into()),
-        ("REDIS_PORT", redis.to_string()),
-        ("BIND_PORT", port.to_string()),
-        // Flask's development server writes a line for each request, at a level of its own.
-        ("RUST_LOG", "info".into()),
-    ]
-}
-
-fn wait_for(port: u16, part: &mut Running) -> Outcome {
-    part.until(&format!("something listens on port {port}"), || {
-        TcpStream::connect(("127.0.0.1", port)).is_ok()
-    })
 }
 
 /// The load that wrk makes, and the server's answer to it.
@@ -146,33 +127,6 @@ fn redis_benchmark(port: u16) -> Result<f64, Failure> {
     let rate =
         said.lines().find_map(|line| line.strip_prefix("\"INCR\",\"")?.split('"').next()?.parse().ok());
     rate.ok_or_else(|| format!("redis-benchmark said no rate:\n{said}"))
-}
-
-/// From starting the process to the end of its first greeting.
-fn cold_start(binary: &Path, redis: u16) -> Result<f64, Failure> {
-    let port = Place::Here.free_port()?;
-    let begin = Instant::now();
-    let child = Command::new(binary).envs(settings(port, redis)).stdout(std::process::Stdio::null()).spawn();
-    let mut child = child.map_err(|e| format!("starting {}: {e}", binary.display()))?;
-    let greeting = loop {
-        if let Some(answer) = get(port).filter(|answer| answer.starts_with("HTTP/1.1 200")) {
-            break Ok((begin.elapsed().as_secs_f64(), answer).0);
-        }
-        if begin.elapsed() > Duration::from_secs(10) {
-            break Err(format!("{} does not greet", binary.display()));
-        }
-        std::thread::sleep(Duration::from_micros(200));
-    };
-    child.kill().and_then(|()| child.wait()).map_err(|e| format!("ending {}: {e}", binary.display()))?;
-    greeting
-}
-
-fn get(port: u16) -> Option<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    Some(answer)
 }
 
 /// The largest resident memory of a process and its children so far, in KiB.

@@ -2,15 +2,13 @@
 //! of its image, and the compose file with it.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::parts::{Engine, Place, Running, Scratch};
+use crate::parts::{Engine, Place, Redis, Scratch, greeting, start_to_greeting};
 use crate::sh::{as_root, command, output, run as must_run, shown, text};
 use crate::tools::Tools;
 use crate::{Failure, Outcome, compose, images};
@@ -19,6 +17,8 @@ use crate::{Failure, Outcome, compose, images};
 const LIMIT: u64 = 8_000_000;
 /// What the service may take from its start to its first greeting.
 const COLD_START: Duration = Duration::from_millis(50);
+/// Longest wait for a greeting.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Everything that the Containerfile copies.
 const CONTEXT: &[&str] =
     &["Containerfile", ".dockerignore", ".cargo", "Cargo.toml", "Cargo.lock", "service", "bundler", "xtask"];
@@ -43,7 +43,7 @@ pub fn run(arm64: bool) -> Outcome {
     if hello.compressed > LIMIT {
         return Err(format!("{} has {} bytes compressed, over {LIMIT}", images::HELLO, hello.compressed));
     }
-    let redis = Redis::start(&scratch)?;
+    let redis = Redis::start(&scratch.path("redis.log"))?;
     starts_fast(&hello.program("hello")?, &redis)?;
     runs_confined(&engine, &redis)?;
     drop(redis);
@@ -242,72 +242,13 @@ impl Image {
     }
 }
 
-/// A Redis on loopback.
-struct Redis {
-    _process: Running,
-    port: String,
-}
-
-impl Redis {
-    fn start(scratch: &Scratch) -> Result<Self, Failure> {
-        let port = Place::Here.free_port()?.to_string();
-        let args = ["--port", &port, "--bind", "127.0.0.1", "--save", ""];
-        let process = Running::start(&command("redis-server", &args), &scratch.path("redis.log"))?;
-        let end = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(format!("127.0.0.1:{port}")).is_err() {
-            if Instant::now() > end {
-                return Err(format!("redis-server does not come up at port {port}"));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(Self { _process: process, port })
-    }
-
-    /// The service's settings for it.
-    fn settings(&self, port: u16) -> [(&'static str, String); 4] {
-        let here = "127.0.0.1".to_owned();
-        [
-            ("BIND_ADDRESS", here.clone()),
-            ("BIND_PORT", port.to_string()),
-            ("REDIS_HOST", here),
-            ("REDIS_PORT", self.port.clone()),
-        ]
-    }
-}
-
-/// Waits for a greeting with a count.
-fn greeting(port: u16) -> Outcome {
-    let end = Instant::now() + Duration::from_secs(20);
-    while Instant::now() < end {
-        let mut answer = String::new();
-        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port))
-            && stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").is_ok()
-            && stream.read_to_string(&mut answer).is_ok()
-            && answer.starts_with("HTTP/1.1 200")
-        {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_micros(200));
-    }
-    Err(format!("no greeting at 127.0.0.1:{port}"))
-}
-
 /// The program itself, without any engine: from its start to the first greeting, out of a file that is not in memory.
 fn starts_fast(program: &Path, redis: &Redis) -> Outcome {
     let mut took = Vec::new();
     for _ in 0..11 {
         let forget = format!("if={}", text(program)?);
         must_run(&mut command("dd", &[&forget, "iflag=nocache", "count=0"]))?;
-        let port = Place::Here.free_port()?;
-        let mut start = command(text(program)?, &[]);
-        start.envs(redis.settings(port)).stdout(Stdio::null());
-        let begin = Instant::now();
-        let mut child =
-            start.spawn().map_err(|e| format!("{}: could not be started: {e}", program.display()))?;
-        let greeted = greeting(port);
-        took.push(begin.elapsed());
-        let _ = child.kill().and_then(|()| child.wait());
-        greeted?;
+        took.push(start_to_greeting(program, redis, PATIENCE)?);
     }
     took.sort();
     let (median, most) = (took[took.len() / 2], took[took.len() - 1]);
@@ -333,7 +274,7 @@ fn runs_confined(engine: &Engine, redis: &Redis) -> Outcome {
         [&["run", "--detach", "--network=host"], confined.as_slice(), &settings, &[images::HELLO]].concat();
     let begin = Instant::now();
     let id = output(&mut engine.docker(&args))?;
-    greeting(port)?;
+    greeting(port, PATIENCE)?;
     let all = begin.elapsed();
     let answered =
         SystemTime::now().duration_since(UNIX_EPOCH).map_err(|e| format!("reading the clock: {e}"))?;

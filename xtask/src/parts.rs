@@ -1,7 +1,8 @@
 //! Real parts that run beside the tests or the demo, and end with them however those end.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -140,6 +141,15 @@ impl Running {
         Ok(())
     }
 
+    /// Waits until it listens at a port of loopback.
+    ///
+    /// # Errors
+    /// As [`Self::until`].
+    pub fn listens(&mut self, port: u16) -> Outcome {
+        let listens = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+        self.until(&format!("something listens on port {port}"), listens)
+    }
+
     /// # Errors
     /// When it has ended, with what it said last.
     fn still_runs(&mut self) -> Outcome {
@@ -200,6 +210,74 @@ impl Registry {
         place.wait_for(&format!("http://{host}/v2/"), &mut process)?;
         Ok(Self { _process: process, host })
     }
+}
+
+/// A Redis on loopback that keeps nothing.
+pub struct Redis {
+    _process: Running,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Redis {
+    /// Starts one; its log goes to `log`.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(log: &Path) -> Result<Self, Failure> {
+        let port = Place::Here.free_port()?;
+        let args = ["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string()];
+        let mut process = Running::start(&command("redis-server", &args), log)?;
+        process.listens(port)?;
+        Ok(Self { _process: process, port })
+    }
+
+    /// The service's settings for it, to listen at `port` on loopback.
+    pub fn settings(&self, port: u16) -> [(&'static str, String); 4] {
+        let here = "127.0.0.1".to_owned();
+        [
+            ("BIND_ADDRESS", here.clone()),
+            ("BIND_PORT", port.to_string()),
+            ("REDIS_HOST", here),
+            ("REDIS_PORT", self.port.to_string()),
+        ]
+    }
+}
+
+/// Waits until the service greets at a port, looking often enough to take its time by.
+///
+/// # Errors
+/// When it does not within `limit`.
+pub fn greeting(port: u16, limit: Duration) -> Outcome {
+    let end = Instant::now() + limit;
+    while Instant::now() < end {
+        let mut answer = String::new();
+        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port))
+            && stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").is_ok()
+            && stream.read_to_string(&mut answer).is_ok()
+            && answer.starts_with("HTTP/1.1 200")
+        {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Err(format!("no greeting at 127.0.0.1:{port}"))
+}
+
+/// From starting the service's program to its first greeting; it is ended then.
+///
+/// # Errors
+/// When it can't be started, or does not greet within `limit`.
+pub fn start_to_greeting(program: &Path, redis: &Redis, limit: Duration) -> Result<Duration, Failure> {
+    let port = Place::Here.free_port()?;
+    let mut start = command(text(program)?, &[]);
+    start.envs(redis.settings(port)).stdout(Stdio::null());
+    let begin = Instant::now();
+    let mut child = start.spawn().map_err(|e| format!("{}: could not be started: {e}", program.display()))?;
+    let greeted = greeting(port, limit);
+    let took = begin.elapsed();
+    child.kill().and_then(|()| child.wait()).map_err(|e| format!("ending {}: {e}", program.display()))?;
+    greeted.map(|()| took)
 }
 
 /// `airlock serve` of a bundle.

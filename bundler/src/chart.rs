@@ -118,6 +118,20 @@ impl Chart {
         Self::from_tgz(bytes).map_err(|e| refusal("reading", Path::new(origin), e))
     }
 
+    /// Annotations of `Chart.yaml`, without those of subcharts.
+    #[must_use]
+    pub fn annotations(&self) -> BTreeMap<String, String> {
+        #[derive(serde::Deserialize)]
+        struct Annotated {
+            #[serde(default)]
+            annotations: BTreeMap<String, Option<String>>,
+        }
+        // It was written as JSON by us, or read as such.
+        let metadata =
+            serde_json::from_slice(&self.config).unwrap_or(Annotated { annotations: BTreeMap::new() });
+        metadata.annotations.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+    }
+
     /// Digest of the manifest: it pins the chart.
     #[must_use]
     pub fn digest(&self) -> Digest {

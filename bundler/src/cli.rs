@@ -1,6 +1,7 @@
 //! The command line: definitions, and the printer that all output goes through. One file a verb below.
 
 mod build;
+mod discover;
 mod inspect;
 mod install;
 mod keys;
@@ -52,6 +53,8 @@ enum Color {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// List every reference to an image in the charts, or in rendered manifests, and how sure each is.
+    Discover(discover::Args),
     /// Pin what bundle.toml wants: render the charts, resolve every tag to a digest, write images.lock.
     Lock(lock::Args),
     /// Build the bundle of images.lock, signed.
@@ -177,6 +180,7 @@ impl Cli {
     /// Runs the verb.
     pub async fn run(&self, printer: &Printer) -> Result<()> {
         match &self.verb {
+            Verb::Discover(args) => stoppable("looking for references", discover::run(args, printer)).await,
             Verb::Lock(args) => stoppable("pinning", lock::run(args, printer)).await,
             Verb::Build(args) => stoppable("building", build::run(args, printer)).await,
             Verb::Keys(args) => keys::run(args, printer),

@@ -73,9 +73,18 @@ impl Helm {
     /// # Errors
     /// What helm says, where it fails.
     pub async fn template(&self, release: &Release<'_>) -> Result<String> {
+        self.template_with(release, &[]).await
+    }
+
+    /// As [`Self::template`], with more arguments of helm's.
+    ///
+    /// # Errors
+    /// What helm says, where it fails.
+    pub async fn template_with(&self, release: &Release<'_>, arguments: &[String]) -> Result<String> {
         let doing = format!("rendering release {} of chart {}", release.name, release.title);
         let output = self
             .command("template", release)?
+            .args(arguments)
             .output()
             .await
             .map_err(|e| Error::cluster(doing.as_str(), e))?;

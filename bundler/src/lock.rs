@@ -13,7 +13,7 @@ use crate::reference::Reference;
 use crate::resolve::Resolved;
 use crate::spec::Platforms;
 
-pub use pin::{Pinned, Update, pin};
+pub use pin::{Pinned, Survey, Update, pin, survey};
 
 /// Version of the file's format that this code writes, and the only one it reads.
 pub const VERSION: u32 = 1;

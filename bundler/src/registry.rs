@@ -81,6 +81,17 @@ pub struct Repository {
     path: String,
 }
 
+/// What a registry says when it is asked whether it has something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It has it.
+    There,
+    /// It has not.
+    Absent,
+    /// It does not say, at least not to us: the HTTP status. Docker Hub answers so for what it doesn't have.
+    Refused(u16),
+}
+
 /// A manifest as it came.
 #[derive(Clone, Debug)]
 pub struct Manifest {
@@ -151,6 +162,21 @@ impl Client {
     pub fn repository(&self, registry: &str, repository: &str) -> Repository {
         let (host, path) = endpoint(registry, repository, &self.0.options.mirrors);
         Repository { client: self.clone(), name: format!("{registry}/{repository}"), host, path }
+    }
+
+    /// Whether a registry's name leads to an address inside: private, link-local or this machine. Where a mirror or a proxy
+    /// stands between, the user has said whom to ask.
+    pub async fn leads_inside(&self, registry: &str) -> bool {
+        let is_mirrored = self.0.options.mirrors.iter().any(|(host, _)| host == registry);
+        let (host, _) = endpoint(registry, "", &[]);
+        let Ok(url) = api("https", &host) else { return true };
+        if is_mirrored || self.0.http.is_proxied(&url) {
+            return false;
+        }
+        match url.host_str() {
+            Some(name) => names::is_inside(name.trim_matches(['[', ']'])).await,
+            None => true,
+        }
     }
 
     /// Fetches a small file, such as a chart repository's index, of at most `cap` bytes.
@@ -301,6 +327,28 @@ impl Repository {
             // The header is optional.
             None => Ok(Some(self.manifest(tag_or_digest).await?.digest)),
         }
+    }
+
+    /// Asks whether a manifest is there.
+    ///
+    /// # Errors
+    /// When the registry can't be reached.
+    pub async fn presence(&self, tag_or_digest: &str) -> Result<Presence> {
+        let action = format!("looking up manifest {}", self.named(tag_or_digest));
+        let call = self.manifest_call(Method::HEAD, tag_or_digest).await?;
+        let accepted = [
+            StatusCode::OK,
+            StatusCode::NOT_FOUND,
+            StatusCode::BAD_REQUEST,
+            StatusCode::UNAUTHORIZED,
+            StatusCode::FORBIDDEN,
+        ];
+        let response = self.request(&action, Access::Pull, &call, &accepted).await?;
+        Ok(match response.status() {
+            StatusCode::OK => Presence::There,
+            StatusCode::NOT_FOUND => Presence::Absent,
+            other => Presence::Refused(other.as_u16()),
+        })
     }
 
     /// Streams a blob from the byte `from` on. A transfer that breaks off is taken up again where it broke; the bytes

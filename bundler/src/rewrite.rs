@@ -1,20 +1,20 @@
 //! Manifests -> manifests that name every image of the bundle where it is at the site, and the gate behind that.
 //!
-//! A reference of the lock is rewritten wherever [`mentions`] sees it: pod specs, args and commands, environment,
-//! custom resources (in one piece or as `registry`, `repository`, `tag`, `digest` fields), annotations, and text within
-//! ConfigMaps. Any spelling counts (`redis:8` for `docker.io/library/redis:8`), but outside of pod specs and keys that
+//! A reference of the lock is rewritten wherever [`mention::walk`] sees it: pod specs, args and commands, environment,
+//! custom resources (in one piece or as `registry`, `repository`, `tag`, `digest` fields), annotations, and payloads of
+//! ConfigMaps and Secrets. Any spelling counts (`redis:8` for `docker.io/library/redis:8`), but outside of pod specs and keys that
 //! say image a text without tag and digest is never taken for an image. What is at the site already, and what is not
 //! in the lock, stays; every other byte stays too. Twice is the same as once.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ops::Range;
+use std::collections::{HashMap, HashSet};
+
+use aho_corasick::AhoCorasick;
 
 use crate::digest::Digest;
-use crate::discover::mention::{Mention, Role, Spelling, mentions};
-use crate::discover::place;
+use crate::discover::mention::{self, Exchange, Fields, Mention, Role, Spelling, Visitor};
 use crate::error::{Error, Result};
 use crate::reference::{Mapping, Reference};
-use crate::yaml::{Node, NodeId, Stream};
+use crate::yaml::Stream;
 
 /// The images of a bundle: what each reference is pinned to.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +24,8 @@ pub struct Pins {
     digests: HashMap<String, Digest>,
     /// Last components of the repositories: a cheap first look at a text.
     names: HashSet<String>,
+    /// Finds any of `names`; none while there are none.
+    finder: Option<AhoCorasick>,
 }
 
 impl Pins {
@@ -38,7 +40,13 @@ impl Pins {
             pins.names.insert(last_component(reference.repository()).into());
             pins.images.push((reference, digest));
         }
+        pins.finder = AhoCorasick::new(&pins.names).ok();
         pins
+    }
+
+    /// Whether a text may name an image of the bundle: whether it has the last component of a repository anywhere.
+    fn may_be_in(&self, text: &str) -> bool {
+        self.finder.as_ref().is_none_or(|finder| finder.is_match(text))
     }
 
     /// What `text` says and is pinned to, if it names an image of the bundle: by its digest if it has one, else by its
@@ -96,78 +104,67 @@ pub struct Change {
 /// When the manifests are not YAML, or a reference can't be written where it belongs.
 pub fn rewrite(manifests: &str, pins: &Pins, mapping: &Mapping) -> Result<Rewritten> {
     let stream = Stream::parse(manifests)?;
-    let (mut edits, mut changes) = (Edits::default(), vec![]);
-    mentions(&stream, |mention| {
-        if mention.role == Role::Doubtful {
-            return Ok(());
-        }
-        let Some((source, digest)) = pins.find(&mention.text) else { return Ok(()) };
-        let to = match &mention.spelling {
-            Spelling::Piece(range) => {
-                let to = mapping.image(&source, &digest);
-                edits.replace(mention.at.id, range.clone(), to.clone());
-                to
-            }
-            Spelling::Fields { registry, repository, digest: digest_field } => {
-                let at_site = mapping.repository(&source);
-                let full = format!("{}/{at_site}", mapping.registry());
-                match registry {
-                    Some(registry) => {
-                        edits.set(*registry, mapping.registry().into());
-                        edits.set(*repository, at_site);
-                    }
-                    None => edits.set(*repository, full.clone()),
-                }
-                // Fields are put together by a program that knows nothing of `TAG@DIGEST`: the digest goes only where
-                // there is a field for it, and the tag stays.
-                let tag = source.tag().map(|tag| format!(":{tag}")).unwrap_or_default();
-                match digest_field {
-                    Some(field) => {
-                        edits.set(*field, digest.to_string());
-                        format!("{full}{tag}@{digest}")
-                    }
-                    None => format!("{full}{tag}"),
-                }
-            }
-        };
-        if to != mention.text {
-            changes.push(Change { place: place(&stream, mention.at), from: mention.text.into(), to });
-        }
-        Ok(())
-    })?;
-    Ok(Rewritten { text: stream.splice(&edits.values(&stream))?, changes })
+    let mut rewriter = Rewriter { pins, mapping, changes: vec![] };
+    let text = mention::walk(&stream, &mut rewriter)?.unwrap_or_else(|| manifests.into());
+    Ok(Rewritten { text, changes: rewriter.changes })
 }
 
-/// New texts for bytes of scalars' values.
-#[derive(Default)]
-struct Edits(BTreeMap<NodeId, BTreeMap<usize, (usize, String)>>);
+struct Rewriter<'a> {
+    pins: &'a Pins,
+    mapping: &'a Mapping,
+    changes: Vec<Change>,
+}
 
-impl Edits {
-    /// A scalar that is used in several places is asked for several times; once is enough.
-    fn replace(&mut self, id: NodeId, range: Range<usize>, new: String) {
-        self.0.entry(id).or_default().insert(range.start, (range.end, new));
+impl Visitor for Rewriter<'_> {
+    fn cares(&self, text: &str) -> bool {
+        self.pins.may_be_in(text)
     }
 
-    fn set(&mut self, id: NodeId, new: String) {
-        self.replace(id, 0..usize::MAX, new);
-    }
-
-    /// Every changed scalar's whole value.
-    fn values(self, stream: &Stream<'_>) -> BTreeMap<NodeId, String> {
-        let value = |(id, parts): (NodeId, BTreeMap<usize, (usize, String)>)| {
-            let Node::Scalar(scalar) = stream.node(id) else { return None };
-            let (mut value, mut copied) = (String::new(), 0);
-            for (start, (end, new)) in parts {
-                // Where uses of one scalar disagree, the first counts, and the gate sees what is left.
-                let Some(kept) = scalar.value.get(copied..start) else { continue };
-                value.push_str(kept);
-                value.push_str(&new);
-                copied = end.min(scalar.value.len());
+    fn visit(&mut self, mention: &Mention<'_>) -> Result<Option<Exchange>> {
+        if mention.role == Role::Doubtful {
+            return Ok(None);
+        }
+        let Some((source, digest)) = self.pins.find(&mention.text) else { return Ok(None) };
+        let (exchange, to) = match &mention.spelling {
+            Spelling::Piece(_) => {
+                let to = self.mapping.image(&source, &digest);
+                (Exchange::Text(to.clone()), to)
             }
-            value.push_str(&scalar.value[copied..]);
-            (value != scalar.value).then_some((id, value))
+            Spelling::Fields(fields) => self.fields(fields, &source, &digest),
         };
-        self.0.into_iter().filter_map(value).collect()
+        if to == mention.text {
+            return Ok(None);
+        }
+        self.changes.push(Change {
+            place: mention.spot.to_string(),
+            from: mention.text.clone().into_owned(),
+            to,
+        });
+        Ok(Some(exchange))
+    }
+}
+
+impl Rewriter<'_> {
+    /// New values of fields, and what they come to. They are put together by a program that knows nothing of
+    /// `TAG@DIGEST`: the digest goes only where there is a field for it, and the tag stays.
+    fn fields(&self, fields: &Fields, source: &Reference, digest: &Digest) -> (Exchange, String) {
+        let at_site = self.mapping.repository(source);
+        let full = format!("{}/{at_site}", self.mapping.registry());
+        let mut values = match fields.registry {
+            Some(registry) => vec![(registry, self.mapping.registry().into()), (fields.repository, at_site)],
+            None => vec![(fields.repository, full.clone())],
+        };
+        let tag = source.tag().map(|tag| format!(":{tag}")).unwrap_or_default();
+        let to = match fields.digest {
+            Some(field) => {
+                let digest = digest.to_string();
+                let bare = digest.trim_start_matches("sha256:").to_owned();
+                values.push((field, if fields.bare_digest { bare } else { digest.clone() }));
+                format!("{full}{tag}@{digest}")
+            }
+            None => format!("{full}{tag}"),
+        };
+        (Exchange::Fields(values), to)
     }
 }
 
@@ -183,42 +180,65 @@ pub fn gate(manifests: &str, pins: &Pins, mapping: &Mapping) -> Result<()> {
         .iter()
         .map(|(source, digest)| format!("{}@{digest}", mapping.repository(source)))
         .collect();
-    let is_at_site = |mention: &Mention<'_>| {
-        mention.text.parse::<Reference>().is_ok_and(|reference| {
-            reference.registry() == mapping.registry()
-                && reference
-                    .digest()
-                    .is_some_and(|digest| at_site.contains(&format!("{}@{digest}", reference.repository())))
-        })
-    };
-    let (mut left, mut foreign) = (vec![], vec![]);
-    mentions(&stream, |mention| {
-        let known = pins.find(&mention.text).is_some();
-        if (known || mention.role == Role::PodImage) && !is_at_site(&mention) {
-            let list = if known { &mut left } else { &mut foreign };
-            list.push(format!("{}: {}", place(&stream, mention.at), mention.text));
+    let mut gate = Gate { pins, mapping, at_site, left: vec![], foreign: vec![] };
+    mention::walk(&stream, &mut gate)?;
+    gate.outcome()
+}
+
+struct Gate<'a> {
+    pins: &'a Pins,
+    mapping: &'a Mapping,
+    /// Every image of the bundle where it is at the site: `REPOSITORY@DIGEST`.
+    at_site: HashSet<String>,
+    left: Vec<String>,
+    foreign: Vec<String>,
+}
+
+impl Visitor for Gate<'_> {
+    fn cares(&self, text: &str) -> bool {
+        self.pins.may_be_in(text)
+    }
+
+    fn visit(&mut self, mention: &Mention<'_>) -> Result<Option<Exchange>> {
+        let known = self.pins.find(&mention.text).is_some();
+        if (known || mention.role == Role::PodImage) && !self.is_at_site(&mention.text) {
+            let list = if known { &mut self.left } else { &mut self.foreign };
+            list.push(format!("{}: {}", mention.spot, mention.text));
         }
-        Ok(())
-    })?;
-    let mut reasons = vec![];
-    let mut hints = vec![];
-    if !foreign.is_empty() {
-        reasons.push(format!("not an image of this bundle:{}", lines(&foreign)));
-        hints.push("add what is missing to `images` in bundle.toml, then lock and build again");
+        Ok(None)
     }
-    if !left.is_empty() {
-        reasons.push(format!("still the source's name:{}", lines(&left)));
-        hints.push(
-            "set the value in the chart to a reference that stands by itself, so that it can be rewritten",
-        );
+}
+
+impl Gate<'_> {
+    fn is_at_site(&self, text: &str) -> bool {
+        text.parse::<Reference>().is_ok_and(|reference| {
+            reference.registry() == self.mapping.registry()
+                && reference.digest().is_some_and(|digest| {
+                    self.at_site.contains(&format!("{}@{digest}", reference.repository()))
+                })
+        })
     }
-    match reasons.is_empty() {
-        true => Ok(()),
-        false => Err(Error::trust(
-            format!("checking that every image comes from {}", mapping.registry()),
-            reasons.join("\n"),
-        )
-        .hint(hints.join("; "))),
+
+    fn outcome(self) -> Result<()> {
+        let (mut reasons, mut hints) = (vec![], vec![]);
+        if !self.foreign.is_empty() {
+            reasons.push(format!("not an image of this bundle:{}", lines(&self.foreign)));
+            hints.push("add what is missing as `[[image]]` to bundle.toml, then lock and build again");
+        }
+        if !self.left.is_empty() {
+            reasons.push(format!("still the source's name:{}", lines(&self.left)));
+            hints.push(
+                "set the value in the chart to a reference that stands by itself, so that it can be rewritten",
+            );
+        }
+        match reasons.is_empty() {
+            true => Ok(()),
+            false => Err(Error::trust(
+                format!("checking that every image comes from {}", self.mapping.registry()),
+                reasons.join("\n"),
+            )
+            .hint(hints.join("; "))),
+        }
     }
 }
 

@@ -28,6 +28,10 @@ pub struct Spec {
     /// Files, such as helm itself.
     #[serde(rename = "file", default)]
     pub files: Vec<FileSpec>,
+    /// Registries that are asked whether they have what looks like an image of theirs, beside those that pod specs name;
+    /// also the only way to have one asked that is at an address inside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub registries: Vec<String>,
 }
 
 /// Which platforms of an image are carried; `["all"]`, or a list of platforms.
@@ -95,6 +99,63 @@ pub struct ChartSpec {
     /// Single values, as for `helm --set`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub set: Vec<String>,
+    /// Kubernetes version that it is rendered for when its images are looked for; helm's own where none is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kube_version: Option<String>,
+    /// APIs that the cluster has beside helm's list (`monitoring.coreos.com/v1`), as for `helm template --api-versions`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub api_versions: Vec<String>,
+    /// Other ways in which it will be installed somewhere: their images are carried as well.
+    #[serde(rename = "variant", default, skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<Variant>,
+    /// Images that no manifest shows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub add: Vec<Reference>,
+    /// What looks like a reference and is none, or is not needed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignore: Vec<Ignore>,
+    /// What means an image without being its reference.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub map: Vec<Meaning>,
+}
+
+/// Another way to render a chart, on top of the chart's own values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variant {
+    /// Values files, from the directory of `bundle.toml`, after the chart's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<String>,
+    /// Single values, after the chart's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub set: Vec<String>,
+    /// Instead of the chart's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kube_version: Option<String>,
+    /// Beside the chart's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub api_versions: Vec<String>,
+}
+
+/// A text that is not to be taken for an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ignore {
+    /// As it stands in the manifests.
+    pub text: String,
+    /// Why, for who reads the spec after you.
+    pub reason: String,
+}
+
+/// A text that means an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meaning {
+    /// As it stands in the manifests, by itself; at the site the image's reference there is written in its place.
+    pub text: String,
+    /// The image.
+    #[serde(rename = "ref")]
+    pub reference: Reference,
 }
 
 /// Where a chart comes from, read out of a [`ChartSpec`].
@@ -137,6 +198,28 @@ impl ChartSpec {
                 Ok(ChartSource::Repo { url, chart, version })
             }
             _ => Err(SpecError::ChartSource(self.label())),
+        }
+    }
+
+    fn check(&self) -> Result<(), SpecError> {
+        let versions = self.kube_version.iter().chain(&self.api_versions);
+        let variants = self.variants.iter().flat_map(|v| v.kube_version.iter().chain(&v.api_versions));
+        let is_version = |text: &str| {
+            text.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/+".contains(&b))
+        };
+        if let Some(other) = versions.chain(variants).find(|text| !is_version(text)) {
+            return Err(SpecError::Version(self.label(), other.clone()));
+        }
+        if self.ignore.iter().any(|ignore| ignore.text.is_empty()) {
+            return Err(SpecError::NoText(self.label(), "ignore"));
+        }
+        if self.map.iter().any(|map| map.text.is_empty()) {
+            return Err(SpecError::NoText(self.label(), "map"));
+        }
+        match self.ignore.iter().find(|ignore| ignore.reason.trim().is_empty()) {
+            Some(ignore) => Err(SpecError::NoReason(self.label(), ignore.text.clone())),
+            None => Ok(()),
         }
     }
 
@@ -211,6 +294,18 @@ pub enum SpecError {
     /// A file without a source, or with two.
     #[error("file {0:?} needs exactly one of url and path")]
     FileSource(String),
+    /// A text that would ignore or mean everything or nothing.
+    #[error("chart {0:?}: {1} needs a text")]
+    NoText(String, &'static str),
+    /// An ignored text without a reason.
+    #[error("chart {0:?}: ignoring {1:?} needs a reason")]
+    NoReason(String, String),
+    /// What would reach helm's command line as something else.
+    #[error("chart {0:?}: {1:?} is not a version of Kubernetes or of an API")]
+    Version(String, String),
+    /// Not a registry.
+    #[error("registries: {0:?} is not HOST[:PORT]")]
+    Registry(String),
     /// Not a checksum.
     #[error("file {0:?}: sha256 {1:?} is not 64 lower-case hexadecimal digits")]
     FileSum(String, String),
@@ -248,6 +343,13 @@ impl Spec {
         }
         for chart in &self.charts {
             chart.source()?;
+            chart.check()?;
+        }
+        let is_host = |host: &&String| {
+            format!("{host}/x").parse::<Reference>().is_ok_and(|r| r.registry() == host.as_str())
+        };
+        if let Some(other) = self.registries.iter().find(|host| !is_host(host)) {
+            return Err(SpecError::Registry(other.clone()));
         }
         // Without a name of its own a release has the chart's, which is known once the chart is.
         let named = self.charts.iter().filter_map(|c| Some((c.release.as_deref()?, c.namespace.as_deref())));
@@ -350,6 +452,11 @@ mod tests {
                 "[[chart]]\npath = \"a\"\nrelease = \"x\"\n[[chart]]\npath = \"b\"\nrelease = \"x\"",
                 "release \"x\" is there twice",
             ),
+            ("registries = [\"https://q.io\"]\n[[image]]\nref = \"redis\"", "is not HOST"),
+            ("[[chart]]\npath = \"a\"\nkube_version = \"--x\"", "is not a version"),
+            ("[[chart]]\npath = \"a\"\n[[chart.variant]]\napi_versions = [\"a b\"]", "is not a version"),
+            ("[[chart]]\npath = \"a\"\n[[chart.ignore]]\ntext = \"x:1\"\nreason = \" \"", "needs a reason"),
+            ("[[chart]]\npath = \"a\"\n[[chart.map]]\ntext = \"\"\nref = \"a\"", "map needs a text"),
             ("[[file]]\nname = \"f\"\nsha256 = \"12\"\npath = \"x\"", "hexadecimal"),
             ("[[file]]\nname = \"../f\"\nsha256 = \"12\"\npath = \"x\"", "file name"),
             ("[[file]]\nname = \"f\"\nsha256 = \"12\"", "url and path"),

@@ -10,7 +10,7 @@ use bundler::origin::Sources;
 use bundler::spec::Spec;
 use bundler::{Error, Result};
 
-use super::{Network, Printer};
+use super::{Network, Printer, discover};
 
 /// Arguments of `lock`.
 #[derive(clap::Args)]
@@ -24,6 +24,9 @@ pub struct Args {
     /// Write nothing; fail if the lock is not what would be written.
     #[arg(long, conflicts_with = "update")]
     check: bool,
+    /// Fail if anything looks like a reference without being sure to be one.
+    #[arg(long)]
+    strict: bool,
     /// Let pins move: all, or only these (an image's reference, a chart's or file's name).
     #[arg(long, value_name = "NAME", num_args = 0..)]
     update: Option<Vec<String>>,
@@ -44,7 +47,7 @@ struct Outcome<'a> {
     files: usize,
     bytes: u64,
     /// Texts that look like references and were not taken for images.
-    possible: Vec<(String, String)>,
+    possible: &'a [bundler::discover::Found],
 }
 
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
@@ -61,6 +64,15 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let helm = || Helm::find(args.helm.as_deref());
     let Pinned { lock, possible } = pin(&spec, previous.as_ref(), &update, &helm, &sources, &now()?).await?;
     let changed = previous.as_ref() != Some(&lock);
+    if let Some(first) = possible.first().filter(|_| args.strict) {
+        let why = format!(
+            "{} texts in the charts may be images, such as {} ({})",
+            possible.len(),
+            first.text,
+            first.place
+        );
+        return Err(Error::input("pinning with --strict", why).hint(discover::WHAT_TO_DO));
+    }
     if args.check && changed {
         return Err(Error::input(
             format!("checking {}", args.lock_file.display()),
@@ -71,9 +83,15 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     if changed {
         write(&args.lock_file, &lock)?;
     }
-    for (text, place) in &possible {
-        printer
-            .note(&format!("not taken for an image: {text} ({place}); if it is one, add it to bundle.toml"));
+    if !possible.is_empty() {
+        let (texts, places) = (discover::grouped(&possible), possible.len());
+        printer.note(&format!(
+            "not taken for images: {} texts at {places} places that look like references ({}{})",
+            texts.len(),
+            texts.keys().take(3).copied().collect::<Vec<_>>().join(", "),
+            if texts.len() > 3 { ", …" } else { "" },
+        ));
+        printer.note("`airlock discover` lists them with their places, and why");
     }
     let outcome = Outcome {
         lock_file: args.lock_file.to_string_lossy(),
@@ -88,7 +106,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
             .map(|i| i.size)
             .chain(lock.files.iter().map(|f| f.size))
             .fold(0, u64::saturating_add),
-        possible,
+        possible: &possible,
     };
     printer.result(&outcome, || {
         let mut text = String::new();

@@ -1,19 +1,34 @@
-//! Where manifests name images: every text that is, or may be, a reference, with the place it stands at.
+//! Where manifests name images: every text that is, or may be, a reference, with the place it stands at; and how it is
+//! exchanged. Discovery, rewriting and the gate all go through [`walk`], so that they can't see different things.
 //!
-//! A text is looked at with its name: the key it stands under, the flag before it, the environment variable it is the
-//! value of, or what stands before it in a longer text (`image: REF`, `"image":"REF"`, `--image=REF`, `--image REF`).
+//! Payloads are entered: a Secret's `data` and a ConfigMap's `binaryData` are decoded, and a text that is YAML or JSON
+//! is read as such, at most [`MAX_NESTING`] levels deep; what of it is no scalar there (comments, keys) is then looked at
+//! as text. Text that is neither, such as a Go template, is looked at as text only.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::fields::{Told, fields};
+use super::place::Spot;
+use super::words::{self, contains_image, ends_with_image, is_component, pieces};
 use crate::error::Result;
-use crate::yaml::{NodeId, Segment, Stream, Use};
+use crate::yaml::{Node, NodeId, Segment, Step, Stream, Use};
+
+pub use super::fields::Fields;
+pub use super::words::Role;
+
+/// Most levels of documents within documents.
+pub const MAX_NESTING: usize = 4;
 
 /// A text in a manifest that is, or may be, a reference to an image. Not parsed yet.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Mention<'a> {
     /// The scalar it is in; of separate fields the repository.
-    pub at: Use<'a>,
+    pub spot: &'a Spot<'a>,
     /// As written; of separate fields put together.
     pub text: Cow<'a, str>,
     /// What has to change for it to name another image.
@@ -25,74 +40,217 @@ pub struct Mention<'a> {
 /// How a reference is spelled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spelling {
-    /// In one piece: these bytes of the scalar's value.
+    /// In one piece: these bytes of a text.
     Piece(Range<usize>),
-    /// As sibling fields: `repository` (or `image`) with `tag` or `digest`, and perhaps `registry`.
-    Fields {
-        /// The field with the registry, if there is one.
-        registry: Option<NodeId>,
-        /// The field with the repository.
-        repository: NodeId,
-        /// The field with the digest, empty or not, if there is one.
-        digest: Option<NodeId>,
-    },
+    /// As sibling fields.
+    Fields(Fields),
 }
 
-/// Why a text is taken for a reference; the earlier, the surer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// A pod spec's image, at any depth of any object: the kubelet pulls it.
-    PodImage,
-    /// It is the value of something, and complete enough for what that is called (the rule is at `role`).
-    Named,
-    /// It is complete, but stands in running text; or it is the bare value of a key that says image.
-    Likely,
-    /// It has a tag or digest: `redis:8`, but so do `redis:6379` and `key:value`.
-    Word,
-    /// A part of something longer that looks like none of the above, such as a URL.
-    Doubtful,
+/// What a mention becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exchange {
+    /// Another text in its place.
+    Text(String),
+    /// Other values of its fields.
+    Fields(Vec<(NodeId, String)>),
 }
 
-/// Calls `visit` with every mention in `stream`, in the order of the source. Of pieces of text, only what has a tag or
-/// digest is a mention, unless its place or name says that it is an image. Keys are not looked at.
+/// What is done with mentions.
+pub trait Visitor {
+    /// A cheap look at a text: whether anything in it can be of interest. Pod specs' images are shown all the same.
+    fn cares(&self, _text: &str) -> bool {
+        true
+    }
+
+    /// Sees a mention, in the order of the source, and says what becomes of it.
+    ///
+    /// # Errors
+    /// Whatever is to end the walk.
+    fn visit(&mut self, mention: &Mention<'_>) -> Result<Option<Exchange>>;
+}
+
+/// Shows every mention in `stream` to `visitor`, and returns the stream with what that exchanged, if anything. Of pieces
+/// of text, only what has a tag or digest is a mention, unless its place or name says that it is an image. Keys of the
+/// stream itself are not looked at.
 ///
 /// # Errors
-/// When the stream's aliases explode, and what `visit` fails with.
-pub fn mentions(stream: &Stream<'_>, mut visit: impl FnMut(Mention<'_>) -> Result<()>) -> Result<()> {
-    stream.walk(|at| {
-        let value: &str = &at.scalar.value;
-        let whole =
-            |role| Mention { at, text: value.into(), spelling: Spelling::Piece(0..value.len()), role };
-        if value.is_empty() || at.scalar.is_null() {
-            return Ok(());
+/// When the stream's aliases explode, when a new text can't be written where the old one stood, and what `visitor`
+/// fails with.
+pub fn walk(stream: &Stream<'_>, visitor: &mut dyn Visitor) -> Result<Option<String>> {
+    level(stream, None, visitor)
+}
+
+type Edits = BTreeMap<NodeId, String>;
+
+fn level(
+    stream: &Stream<'_>,
+    within: Option<&Spot<'_>>,
+    visitor: &mut dyn Visitor,
+) -> Result<Option<String>> {
+    let mut edits = Edits::new();
+    stream.walk(|at| scalar(&Spot { stream, at, within }, visitor, &mut edits))?;
+    if edits.is_empty() { Ok(None) } else { stream.splice(&edits).map(Some) }
+}
+
+fn scalar(spot: &Spot<'_>, visitor: &mut dyn Visitor, edits: &mut Edits) -> Result<()> {
+    let value: &str = &spot.at.scalar.value;
+    if value.is_empty() || spot.at.scalar.is_null() {
+        return Ok(());
+    }
+    let mut whole = |role| {
+        let spelling = Spelling::Piece(0..value.len());
+        visitor.visit(&Mention { spot, text: value.into(), spelling, role })
+    };
+    if is_pod_image(spot.at.path) {
+        // What somebody will make a pod of is not a pod yet.
+        let role = if spot.within.is_none() { Role::PodImage } else { Role::Named };
+        return whole(role).map(|exchange| edit(spot.at.id, exchange, edits));
+    }
+    match fields(spot.stream, spot.at) {
+        Told::Elsewhere => return Ok(()),
+        Told::Here { text, role, fields } => {
+            let mention = Mention { spot, text: text.into(), spelling: Spelling::Fields(fields), role };
+            return visitor.visit(&mention).map(|exchange| edit(spot.at.id, exchange, edits));
         }
-        if is_pod_image(at.path) {
-            return visit(whole(Role::PodImage));
+        Told::Alone => {}
+    }
+    let new = if is_encoded(spot) { encoded(spot, value, visitor)? } else { text(spot, value, visitor)? };
+    edit(spot.at.id, new.map(Exchange::Text), edits);
+    Ok(())
+}
+
+/// A scalar that is used in several places is seen several times; where its uses disagree, the first counts, and the gate
+/// sees what is left.
+fn edit(id: NodeId, exchange: Option<Exchange>, edits: &mut Edits) {
+    match exchange {
+        None => {}
+        Some(Exchange::Text(new)) => {
+            edits.entry(id).or_insert(new);
         }
-        if let Some(fields) = fields(stream, at) {
-            return fields.map_or(Ok(()), &mut visit);
-        }
-        let outer = outer_name(stream, at);
-        if !value.contains([':', '@', '/']) {
-            let is_image = is_component(value) && outer.is_some_and(ends_with_image);
-            return if is_image { visit(whole(Role::Likely)) } else { Ok(()) };
-        }
-        for (range, certain) in pieces(value) {
-            let text = &value[range.clone()];
-            let role = match certain {
-                true => role(value, &range, outer),
-                false => has_version(text).then_some(Role::Doubtful),
-            };
-            if let Some(role) = role {
-                visit(Mention { at, text: text.into(), spelling: Spelling::Piece(range), role })?;
+        Some(Exchange::Fields(all)) => {
+            for (id, new) in all {
+                edits.entry(id).or_insert(new);
             }
         }
-        Ok(())
-    })
+    }
+}
+
+/// Base64, as a Secret's `data` has it. What does not decode to text is no text with references.
+fn encoded(spot: &Spot<'_>, value: &str, visitor: &mut dyn Visitor) -> Result<Option<String>> {
+    let packed: String = value.split_ascii_whitespace().collect();
+    let Some(plain) = STANDARD.decode(packed).ok().and_then(|bytes| String::from_utf8(bytes).ok()) else {
+        return Ok(None);
+    };
+    Ok(text(spot, &plain, visitor)?.map(|new| STANDARD.encode(new)))
+}
+
+/// Looks at a text: as a document if it is one, then piece by piece.
+fn text(spot: &Spot<'_>, value: &str, visitor: &mut dyn Visitor) -> Result<Option<String>> {
+    if !visitor.cares(value) {
+        return Ok(None);
+    }
+    let outer = outer_name(spot.stream, spot.at);
+    if !value.contains([':', '@', '/', ' ', '\n']) {
+        let is_image = is_component(value) && outer.is_some_and(ends_with_image);
+        let whole = Mention {
+            spot,
+            text: value.into(),
+            spelling: Spelling::Piece(0..value.len()),
+            role: Role::Likely,
+        };
+        let exchange = if is_image { visitor.visit(&whole)? } else { None };
+        return Ok(exchange.and_then(Exchange::text));
+    }
+    let mut seen = Seen { visitor, texts: HashSet::new() };
+    let nested = if spot.depth() < MAX_NESTING { document(value) } else { None };
+    let as_document = match nested {
+        Some(nested) => level(&nested, Some(spot), &mut seen)?,
+        None => None,
+    };
+    let Seen { visitor, texts } = seen;
+    let current = as_document.as_deref().unwrap_or(value);
+    let (mut new, mut copied) = (String::new(), 0);
+    for piece in pieces(current) {
+        let part = &current[piece.range.clone()];
+        // Within a piece that was exchanged there is nothing left; what the document has was seen.
+        if piece.range.start < copied || texts.contains(part) {
+            continue;
+        }
+        let Some(role) = words::role(current, &piece, outer) else { continue };
+        let spelling = Spelling::Piece(piece.range.clone());
+        let mention = Mention { spot, text: part.into(), spelling, role };
+        if let Some(Exchange::Text(to)) = visitor.visit(&mention)? {
+            new.push_str(&current[copied..piece.range.start]);
+            new.push_str(&to);
+            copied = piece.range.end;
+        }
+    }
+    if copied == 0 {
+        return Ok(as_document);
+    }
+    new.push_str(&current[copied..]);
+    Ok(Some(new))
+}
+
+impl Exchange {
+    fn text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Fields(_) => None,
+        }
+    }
+}
+
+/// Notes what was seen in a document, before and after, so that it is not seen again in its text.
+struct Seen<'v> {
+    visitor: &'v mut dyn Visitor,
+    texts: HashSet<String>,
+}
+
+impl Visitor for Seen<'_> {
+    fn cares(&self, text: &str) -> bool {
+        self.visitor.cares(text)
+    }
+
+    fn visit(&mut self, mention: &Mention<'_>) -> Result<Option<Exchange>> {
+        let exchange = self.visitor.visit(mention)?;
+        self.texts.insert(mention.text.clone().into_owned());
+        if let Some(Exchange::Text(to)) = &exchange {
+            self.texts.insert(to.clone());
+        }
+        Ok(exchange)
+    }
+}
+
+/// A text that is a document with objects or lists, and that may have something which only its structure tells.
+fn document(text: &str) -> Option<Stream<'_>> {
+    let is_likely = text.contains('\n') || text.starts_with(['{', '[']);
+    if !is_likely || !(contains_image(text) || text.contains("registry") || text.contains("repo")) {
+        return None;
+    }
+    let stream = Stream::parse(text).ok()?;
+    let is_collection = |id: &NodeId| !matches!(stream.node(*id), Node::Scalar(_));
+    // A document that explodes is none.
+    (stream.roots().iter().any(is_collection) && stream.walk(|_| Ok(())).is_ok()).then_some(stream)
+}
+
+/// Whether Kubernetes wants a scalar in base64.
+fn is_encoded(spot: &Spot<'_>) -> bool {
+    let [.., Step { parent, segment: Segment::Key(map) }, Step { segment: Segment::Key(_), .. }] =
+        spot.at.path
+    else {
+        return false;
+    };
+    let kind = || spot.stream.text(*parent, "kind");
+    match *map {
+        "data" => kind() == Some("Secret"),
+        "binaryData" => kind() == Some("ConfigMap"),
+        _ => false,
+    }
 }
 
 /// Fails closed: a list may be written as a map, and keys in any case, as decoders that are not strict take them.
-fn is_pod_image(path: &[crate::yaml::Step<'_>]) -> bool {
+fn is_pod_image(path: &[Step<'_>]) -> bool {
     let key = |n: usize, names: &[&str]| match path.len().checked_sub(n).map(|i| path[i].segment) {
         Some(Segment::Key(key)) => names.iter().any(|name| is_same_key(key, name)),
         _ => false,
@@ -107,53 +265,17 @@ fn is_same_key(key: &str, name: &str) -> bool {
     key.eq_ignore_ascii_case(name) || (!key.is_ascii() && key.to_uppercase().eq_ignore_ascii_case(name))
 }
 
-/// If the scalar is one of the fields that name an image together: Some, and the mention in it at the repository's.
-fn fields<'a>(stream: &'a Stream<'_>, at: Use<'a>) -> Option<Option<Mention<'a>>> {
-    let step = at.path.last()?;
-    let Segment::Key(key @ ("registry" | "repository" | "image" | "tag" | "digest")) = step.segment else {
-        return None;
-    };
-    let field = |key| stream.text(step.parent, key).filter(|text| !text.is_empty());
-    let repository_key = if field("repository").is_some() { "repository" } else { "image" };
-    let repository = field(repository_key).filter(|text| !has_version(text))?;
-    let (registry, tag, digest) = (field("registry"), field("tag"), field("digest"));
-    if tag.is_none() && digest.is_none() {
-        return None;
-    }
-    if key != repository_key {
-        // Of an `image` beside a `repository`, nothing is known.
-        return (key != "image").then_some(None);
-    }
-    let mut text = String::new();
-    registry.iter().for_each(|registry| text.extend([registry, "/"]));
-    text.push_str(repository);
-    tag.iter().for_each(|tag| text.extend([":", tag]));
-    digest.iter().for_each(|digest| text.extend(["@", digest]));
-    // `repository` and `tag` alone may be git's.
-    let says_image = registry.is_some()
-        || at.path.iter().any(|step| matches!(step.segment, Segment::Key(key) if contains_image(key)));
-    let role = match (says_image, has_host(&text)) {
-        (true, _) => Role::Named,
-        (false, true) => Role::Likely,
-        (false, false) => Role::Word,
-    };
-    let spelling = Spelling::Fields {
-        registry: registry.and(stream.get(step.parent, "registry")),
-        repository: at.id,
-        digest: stream.text(step.parent, "digest").and(stream.get(step.parent, "digest")),
-    };
-    Some(Some(Mention { at, text: text.into(), spelling, role }))
-}
-
-/// What a scalar as a whole is called.
+/// What a scalar as a whole is called: its key, the `name` beside a `value`, or the flag before it in a list.
 fn outer_name<'a>(stream: &'a Stream<'_>, at: Use<'a>) -> Option<&'a str> {
     let step = at.path.last()?;
     match step.segment {
         Segment::Key("value") => stream.text(step.parent, "name").or(Some("value")),
         Segment::Key(key) => Some(key),
         Segment::Index(index) => {
-            let before = index.checked_sub(1).and_then(|i| stream.item(step.parent, i));
-            before.filter(|text| text.starts_with('-')).or_else(|| {
+            let before = (0..index).rev().take(MAX_ARGUMENTS).find_map(|i| {
+                stream.item(step.parent, i).filter(|text| text.starts_with('-') && !text.contains('='))
+            });
+            before.or_else(|| {
                 at.path.iter().rev().find_map(|step| match step.segment {
                     Segment::Key(key) => Some(key),
                     Segment::Index(_) => None,
@@ -163,98 +285,5 @@ fn outer_name<'a>(stream: &'a Stream<'_>, at: Use<'a>) -> Option<&'a str> {
     }
 }
 
-/// What a piece of a longer text is called, from the text before it: `NAME: `, `NAME=`, `"NAME":"`, `--NAME `.
-fn inner_name(before: &str) -> Option<&str> {
-    const QUOTES: [char; 5] = [' ', '\t', '"', '\'', '\\'];
-    let called = before.trim_end_matches(QUOTES);
-    let (name, is_flag) = match called.strip_suffix([':', '=']) {
-        Some(name) => (name.trim_end_matches(QUOTES), false),
-        None => (called, called.len() < before.len()),
-    };
-    let start = name.rfind(|c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c)));
-    let name = &name[start.map_or(0, |i| i + name[i..].chars().next().map_or(0, char::len_utf8))..];
-    (!name.is_empty() && (called.ends_with([':', '=']) || (is_flag && name.starts_with('-')))).then_some(name)
-}
-
-/// The role of a word, which is at `range` in a scalar's `value`; `outer` is what the scalar is called.
-///
-/// Where the name ends with `image` (`image`, `baseImage`, `--executor-image`, `KAFKA_IMAGES`), a tag, a digest or a
-/// registry's host is enough. Under any other name it takes a host and a tag or digest, because `--addr=redis:6379` and
-/// `--image-service=localhost:99` exist; and in running text, in a comment or a description, it is only likely.
-fn role(value: &str, range: &Range<usize>, outer: Option<&str>) -> Option<Role> {
-    let (before, text) = (&value[..range.start], &value[range.clone()]);
-    let (versioned, has_host) = (has_version(text), has_host(text));
-    let inner = inner_name(before);
-    let says_image = inner.or(outer).is_some_and(ends_with_image);
-    let has_name = inner.is_some() || text.len() == value.len() || outer.is_some_and(contains_image);
-    let line = before.rsplit('\n').next().unwrap_or(before);
-    let is_remark = line.trim_start().starts_with('#') || outer == Some("description");
-    match (versioned, has_host) {
-        (true, true) if has_name && !is_remark => Some(Role::Named),
-        (true, true) => Some(Role::Likely),
-        (true, false) | (false, true) if says_image && !is_remark => Some(Role::Named),
-        _ if says_image => Some(Role::Likely),
-        (true, false) => Some(Role::Word),
-        (false, _) => None,
-    }
-}
-
-fn contains_image(name: &str) -> bool {
-    name.as_bytes().windows(5).any(|window| window.eq_ignore_ascii_case(b"image"))
-}
-
-fn ends_with_image(name: &str) -> bool {
-    let name = name.trim_end_matches(['s', 'S']).as_bytes();
-    name.len() >= 5 && name[name.len() - 5..].eq_ignore_ascii_case(b"image")
-}
-
-/// Whether a tag or a digest is written.
-fn has_version(text: &str) -> bool {
-    let last = text.rsplit('/').next().unwrap_or(text);
-    text.contains("@sha256:")
-        || last.split_once(':').is_some_and(|(name, tag)| !name.is_empty() && !tag.is_empty())
-}
-
-/// Whether a registry is written, as engines tell it from a name on Docker Hub, and a path after it.
-fn has_host(text: &str) -> bool {
-    text.split_once('/').is_some_and(|(host, path)| {
-        !host.is_empty() && !path.is_empty() && (host.contains(['.', ':']) || host == "localhost")
-    })
-}
-
-/// Whether it could be a repository of one component: `redis`, but not `true` or `Some text`.
-fn is_component(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_lowercase())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
-        && !matches!(text, "true" | "false" | "null")
-}
-
-/// The pieces of a text that could be references, and whether nothing around speaks against it.
-fn pieces(value: &str) -> Vec<(Range<usize>, bool)> {
-    let mut pieces = vec![];
-    let is_part = |b: u8| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b);
-    let mut end = 0;
-    while let Some(start) = value.as_bytes()[end..].iter().position(|b| is_part(*b)).map(|i| end + i) {
-        end = value.as_bytes()[start..].iter().position(|b| !is_part(*b)).map_or(value.len(), |i| start + i);
-        let run = &value[start..end];
-        if run.contains([':', '@', '/']) {
-            // A full stop that ends a sentence.
-            let kept = if run == value { run } else { run.trim_end_matches(['.', ':', '/']) };
-            // After these a text goes on, from a variable for example: `${REGISTRY}redis:8`.
-            let glued = value[..start].ends_with(['}', ')', '$', '%', '~', '*', '+', '?', '&', '#', '!']);
-            split_run(kept, start, !glued, &mut pieces);
-        }
-    }
-    pieces
-}
-
-fn split_run(run: &str, start: usize, certain: bool, pieces: &mut Vec<(Range<usize>, bool)>) {
-    let mut push = |offset: usize, certain| pieces.push((start + offset..start + run.len(), certain));
-    match run.split_once("://") {
-        Some((scheme, rest)) => push(run.len() - rest.len(), certain && matches!(scheme, "docker" | "oci")),
-        None => push(0, certain),
-    }
-    for (colon, _) in run.match_indices(':').filter(|(colon, _)| !run[colon + 1..].starts_with("//")) {
-        push(colon + 1, false);
-    }
-}
+/// How many items after a flag are still its arguments.
+const MAX_ARGUMENTS: usize = 64;

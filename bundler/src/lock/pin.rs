@@ -1,17 +1,18 @@
 //! `airlock lock`: from what is wanted to what it is. Renders the charts with helm, resolves every reference.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use super::{Lock, LockedChart, LockedFile, LockedImage, LockedValues, VERSION};
 use crate::chart::{self, Chart};
 use crate::digest::Digest;
-use crate::discover;
+use crate::discover::Found;
+use crate::discover::charts::Subject;
+use crate::discover::confirm::{Asking, confirm};
 use crate::error::{Error, Result};
 use crate::fetch;
-use crate::helm::{Helm, Release};
+use crate::helm::Helm;
 use crate::name::{self, NameError};
 use crate::origin::Sources;
 use crate::reference::Reference;
@@ -46,8 +47,8 @@ impl Update {
 pub struct Pinned {
     /// The lock; with the serial and time of the one before if nothing changed.
     pub lock: Lock,
-    /// Texts in the charts that look like references but were not taken for images, with their places.
-    pub possible: Vec<(String, String)>,
+    /// What looks like a reference in the charts but was not taken for an image.
+    pub possible: Vec<Found>,
 }
 
 /// Pins everything that `spec` wants. `previous` keeps what it pins, unless `update` says otherwise; what is on this
@@ -67,29 +68,24 @@ pub async fn pin(
     for image in &spec.images {
         wanted.entry(image.reference.normalised()).or_default().insert("bundle.toml".into());
     }
-    let mut charts = Vec::new();
-    let mut possible = Vec::new();
-    if !spec.charts.is_empty() {
-        let helm = helm()?;
-        for chart in &spec.charts {
-            let old = previous.map_or(&[][..], |lock| &lock.charts);
-            let (locked, manifests) = pin_chart(chart, old, update, &helm, sources).await?;
-            let name = &locked.release;
-            for found in discover::discover(&manifests)
-                .map_err(|e| e.within(format!("reading what chart {name} renders")))?
-            {
-                let place = format!("chart {name}: {}", found.place);
-                if found.is_wanted() {
-                    wanted.entry(found.reference.normalised()).or_default().insert(place);
-                } else {
-                    possible.push((found.text, place));
-                }
-            }
-            charts.push(locked);
-        }
+    let Survey { charts, mut found } = survey(spec, previous, update, helm, sources).await?;
+    let asking = Asking {
+        listed: spec.registries.iter().cloned().collect(),
+        known: previous
+            .iter()
+            .flat_map(|lock| lock.images.iter())
+            .map(|image| image.reference.clone())
+            .filter(|reference| !update.moves(&reference.to_string()))
+            .collect(),
+        forgiving: false,
+    };
+    confirm(&mut found, &asking, sources.client).await?;
+    let (taken, mut possible): (Vec<_>, Vec<_>) = found.into_iter().partition(Found::is_wanted);
+    for found in taken {
+        let place = format!("chart {}: {}", found.release.as_deref().unwrap_or_default(), found.place);
+        wanted.entry(found.reference.normalised()).or_default().insert(place);
     }
-    possible
-        .retain(|(text, _)| !text.parse::<Reference>().is_ok_and(|r| wanted.contains_key(&r.normalised())));
+    possible.retain(|found| !wanted.contains_key(&found.reference.normalised()));
 
     let mut images = Vec::new();
     for (reference, asked_by) in wanted {
@@ -164,14 +160,44 @@ async fn pin_image(
     Ok(LockedImage::new(reference, from, asked_by, &resolved))
 }
 
-/// The pinned chart, and what it renders to.
+/// The spec's charts, and every reference in them.
+pub struct Survey {
+    /// In the spec's order.
+    pub charts: Vec<LockedChart>,
+    /// In the same order; nobody has been asked.
+    pub found: Vec<Found>,
+}
+
+/// Fetches the spec's charts, renders them and looks for references. `previous` and `update` as for [`pin`].
+///
+/// # Errors
+/// When a chart can't be had or rendered.
+pub async fn survey(
+    spec: &Spec,
+    previous: Option<&Lock>,
+    update: &Update,
+    helm: &dyn Fn() -> Result<Helm>,
+    sources: &Sources<'_>,
+) -> Result<Survey> {
+    let (mut charts, mut all) = (Vec::new(), Vec::new());
+    let helm = if spec.charts.is_empty() { return Ok(Survey { charts, found: all }) } else { helm()? };
+    for chart in &spec.charts {
+        let old = previous.map_or(&[][..], |lock| &lock.charts);
+        let (locked, found) = pin_chart(chart, old, update, &helm, sources).await?;
+        charts.push(locked);
+        all.extend(found);
+    }
+    Ok(Survey { charts, found: all })
+}
+
+/// The pinned chart, and its references.
 async fn pin_chart(
     spec: &ChartSpec,
     old: &[LockedChart],
     update: &Update,
     helm: &Helm,
     sources: &Sources<'_>,
-) -> Result<(LockedChart, String)> {
+) -> Result<(LockedChart, Vec<Found>)> {
     let source = spec.source().map_err(|e| Error::input("reading bundle.toml", e))?;
     let (from, chart) = match source {
         ChartSource::Path(path) => (path.to_string(), fetch::chart(path, sources).await?),
@@ -199,23 +225,22 @@ async fn pin_chart(
     };
     let release = spec.release.clone().unwrap_or_else(|| chart.name.clone());
     name::release(&release).map_err(|e| Error::input(format!("choosing a release for chart {from}"), e))?;
-    let values: Vec<PathBuf> = spec.values.iter().map(|path| sources.base.join(path)).collect();
     let packed = packed(&chart)?;
-    let manifests = helm
-        .template(&Release {
-            name: &release,
-            title: &from,
-            namespace: spec.namespace.as_deref(),
-            chart: packed.path(),
-            values: &values,
-            set: &spec.set,
-        })
-        .await?;
+    let subject = Subject {
+        spec,
+        chart: &chart,
+        packed: packed.path(),
+        title: &from,
+        release: &release,
+        base: sources.base,
+    };
+    let found = subject.references(helm).await?;
     let mut locked_values = Vec::new();
-    for (path, full) in spec.values.iter().zip(&values) {
-        locked_values.push(LockedValues { path: path.clone(), digest: Digest::of(&fetch::values(full)?) });
+    for path in &spec.values {
+        let digest = Digest::of(&fetch::values(&sources.base.join(path))?);
+        locked_values.push(LockedValues { path: path.clone(), digest });
     }
-    Ok((locked_chart(spec, chart, from, release, locked_values), manifests))
+    Ok((locked_chart(spec, chart, from, release, locked_values), found))
 }
 
 /// The packed chart in a file, for helm.

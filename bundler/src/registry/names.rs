@@ -1,6 +1,6 @@
 //! Names to addresses, in Rust: a static binary can't load the C library's modules for it.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use hickory_resolver::TokioResolver;
@@ -36,6 +36,37 @@ impl Resolve for Names {
     }
 }
 
+/// Whether a host's name, or literal address, leads to an address that is not public. A name without an address leads nowhere.
+pub(super) async fn is_inside(host: &str) -> bool {
+    if host == "localhost" {
+        return true;
+    }
+    if let Ok(address) = host.parse() {
+        return !is_public(address);
+    }
+    let Ok(resolver) = of_this_machine() else { return false };
+    resolver.lookup_ip(host).await.is_ok_and(|found| found.iter().any(|address| !is_public(address)))
+}
+
+/// Not of the special-purpose registries (RFC 6890) that can be reached from here.
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let is_shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
+            !(v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || is_shared)
+        }
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => is_public(v4.into()),
+            None => {
+                !(v6.is_loopback()
+                    || v6.is_unspecified()
+                    || v6.is_unique_local()
+                    || v6.is_unicast_link_local())
+            }
+        },
+    }
+}
+
 fn of_this_machine() -> Result<TokioResolver, NetError> {
     let mut builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
         tracing::debug!(%error, "no name servers");
@@ -45,4 +76,31 @@ fn of_this_machine() -> Result<TokioResolver, NetError> {
     // Both kinds of addresses, so that the connector can try the other when one leads nowhere.
     builder.options_mut().ip_strategy = LookupIpStrategy::Ipv6AndIpv4;
     builder.build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_inside_are_told_from_public_ones() {
+        for inside in [
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "::1",
+            "fe80::1",
+            "fd00::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(!is_public(inside.parse().expect(inside)), "{inside}");
+        }
+        for public in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:1.1.1.1"] {
+            assert!(is_public(public.parse().expect(public)), "{public}");
+        }
+    }
 }

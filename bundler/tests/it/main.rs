@@ -3,6 +3,7 @@
 mod bare;
 mod charts;
 mod cli;
+mod corpus;
 mod faults;
 mod hostile;
 mod interop;

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use bundler::digest::Digest;
-use bundler::discover::{Certainty, discover};
+use bundler::discover::place::Kind;
+use bundler::discover::{Class, discover};
 use bundler::reference::Mapping;
 use bundler::rewrite::{Pins, gate, rewrite};
 use serde_json::Value;
@@ -85,12 +86,12 @@ fn what_helm_renders_points_to_the_site_after_rewriting() {
 
     let found = discover(&manifests).expect("discovery");
     let mut images: Vec<_> =
-        found.iter().filter(|f| f.certainty == Certainty::Image).map(|f| (&*f.text, &*f.place)).collect();
+        found.iter().filter(|f| f.class == Class::Image).map(|f| (&*f.text, &*f.place)).collect();
     images.sort_unstable();
     let deployment = "Deployment/rel-web spec.template.spec.containers[0].image";
     let test = "Pod/rel-web-test-connection spec.containers[0].image";
     assert_eq!(images, [("busybox", test), ("nginx:1.16.0", deployment)]);
-    assert!(found.iter().any(|f| f.place == "Odd/odd spec.args[2]" && f.certainty == Certainty::Named));
+    assert!(found.iter().any(|f| f.place == "Odd/odd spec.args[2]" && f.kind == Kind::Args));
 
     let digest = Digest::of(b"an image");
     let lock = ["nginx:1.16.0", "busybox"].map(|text| (text.parse().expect("a reference"), digest));
@@ -150,7 +151,7 @@ fn what_helm_reads_as_a_pods_image_does_not_pass_the_gate() {
         gate(spelling, &Pins::default(), &mapping).expect_err(spelling);
         let found = discover(spelling).unwrap_or_default();
         assert!(
-            found.is_empty() || found.iter().any(|f| f.text == "other" && f.certainty == Certainty::Image),
+            found.is_empty() || found.iter().any(|f| f.text == "other" && f.class == Class::Image),
             "{spelling:?}"
         );
     }

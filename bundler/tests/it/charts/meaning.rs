@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bundler::discover::{Certainty, discover};
+use bundler::discover::{Class, discover};
 use serde_json::{Value, json};
 
 use super::{Pod, Rendered, chosen, list, matrix, name, rendered, template};
@@ -324,7 +324,7 @@ fn no_password_is_outside_of_secrets() {
 fn images_follow_the_global_registry_and_digests() {
     let images = |name| {
         let found = discover(&rendered(name).text).expect("discovery").into_iter();
-        let images = found.filter(|found| found.certainty == Certainty::Image).map(|found| found.text);
+        let images = found.filter(|found| found.class == Class::Image).map(|found| found.text);
         let mut images: Vec<String> = images.collect();
         images.sort();
         images.dedup();
@@ -349,7 +349,7 @@ fn images_follow_the_global_registry_and_digests() {
     }
     for rendered in matrix() {
         let found = discover(&rendered.text).expect("discovery");
-        let possible: Vec<_> = found.iter().filter(|found| found.certainty != Certainty::Image).collect();
+        let possible: Vec<_> = found.iter().filter(|found| found.class != Class::Image).collect();
         assert!(possible.is_empty(), "{}: `airlock lock` would ask: {possible:?}", rendered.name);
     }
 }

@@ -1,0 +1,116 @@
+//! A chart's references: everything that it renders, in every way that the spec lists, and what the spec itself says.
+
+use std::path::{Path, PathBuf};
+
+use super::words::ends_with_image;
+use super::{Class, Found, discover};
+use crate::chart::Chart;
+use crate::error::{Error, Result};
+use crate::helm::{Helm, Release};
+use crate::spec::{ChartSpec, Variant};
+
+/// A chart to look into.
+pub struct Subject<'a> {
+    /// What the spec says of it.
+    pub spec: &'a ChartSpec,
+    /// Its content.
+    pub chart: &'a Chart,
+    /// The packed chart in a file, for helm.
+    pub packed: &'a Path,
+    /// What to call it in messages.
+    pub title: &'a str,
+    /// Name of its release.
+    pub release: &'a str,
+    /// Directory that values files' paths start from.
+    pub base: &'a Path,
+}
+
+impl Subject<'_> {
+    /// Every reference in what it renders to, hooks, tests and CRDs included, in each way; in its annotations; and in the
+    /// spec. One that stands at the same place in several renderings counts once.
+    ///
+    /// # Errors
+    /// When helm fails, a rendering is not YAML, or a pod's image is to be ignored.
+    pub async fn references(&self, helm: &Helm) -> Result<Vec<Found>> {
+        let mut all: Vec<Found> = Vec::new();
+        let plain = Variant { values: vec![], set: vec![], kube_version: None, api_versions: vec![] };
+        for variant in [&plain].into_iter().chain(&self.spec.variants) {
+            let manifests = self.render(helm, variant).await?;
+            let reading = || format!("reading what chart {} renders", self.release);
+            for found in discover(&manifests).map_err(|e| e.within(reading()))? {
+                if !all.contains(&found) {
+                    all.push(found);
+                }
+            }
+        }
+        all.extend(self.annotated()?);
+        self.overridden(all)
+    }
+
+    async fn render(&self, helm: &Helm, variant: &Variant) -> Result<String> {
+        let files: Vec<PathBuf> =
+            self.spec.values.iter().chain(&variant.values).map(|path| self.base.join(path)).collect();
+        let set: Vec<String> = self.spec.set.iter().chain(&variant.set).cloned().collect();
+        let mut arguments = vec!["--include-crds".to_owned()];
+        if let Some(version) = variant.kube_version.as_ref().or(self.spec.kube_version.as_ref()) {
+            arguments.extend(["--kube-version".into(), version.clone()]);
+        }
+        for version in self.spec.api_versions.iter().chain(&variant.api_versions) {
+            arguments.extend(["--api-versions".into(), version.clone()]);
+        }
+        let release = Release {
+            name: self.release,
+            title: self.title,
+            namespace: self.spec.namespace.as_deref(),
+            chart: self.packed,
+            values: &files,
+            set: &set,
+        };
+        helm.template_with(&release, &arguments).await
+    }
+
+    /// References in annotations that list images (`images`, `helm.sh/images`, `artifacthub.io/images`).
+    fn annotated(&self) -> Result<Vec<Found>> {
+        let mut annotations = self.chart.annotations();
+        annotations.retain(|key, _| ends_with_image(key));
+        if annotations.is_empty() {
+            return Ok(vec![]);
+        }
+        let metadata = serde_json::json!({"name": self.chart.name, "annotations": annotations});
+        // JSON is YAML.
+        discover(&serde_json::json!({"kind": "Chart", "metadata": metadata}).to_string())
+    }
+
+    /// What the spec says of what was found, and adds.
+    fn overridden(&self, mut all: Vec<Found>) -> Result<Vec<Found>> {
+        let ChartSpec { ignore, map, add, .. } = self.spec;
+        for ignored in ignore {
+            let image = all.iter().find(|f| f.text == ignored.text && f.class == Class::Image);
+            if let Some(image) = image {
+                let why = format!("a pod has it: {}", image.place);
+                return Err(Error::input(
+                    format!("ignoring {} of chart {}", ignored.text, self.release),
+                    why,
+                )
+                .hint("switch the pod off by the chart's values, or take the entry out of `ignore`"));
+            }
+        }
+        all.retain(|found| ignore.iter().all(|ignored| ignored.text != found.text));
+        all.retain(|found| map.iter().all(|meaning| meaning.text != found.text));
+        let said = |reference: &crate::reference::Reference, place: &str| Found {
+            release: None,
+            text: reference.to_string(),
+            reference: reference.clone(),
+            place: place.into(),
+            kind: super::place::Kind::Field,
+            class: Class::Image,
+            why: None,
+        };
+        all.extend(add.iter().map(|reference| said(reference, "bundle.toml add")));
+        all.extend(map.iter().map(|meaning| said(&meaning.reference, "bundle.toml map")));
+        for found in &mut all {
+            found.release = Some(self.release.into());
+        }
+        Ok(all)
+    }
+}

@@ -1,0 +1,189 @@
+//! References to images within text: which pieces of a text could be one, and what speaks for it.
+//!
+//! A piece is judged by what it is called: the key it stands under, the flag before it, the environment variable it is
+//! the value of, or what stands before it in a longer text (`image: REF`, `"image":"REF"`, `--image=REF`, `pull REF`).
+
+use std::ops::Range;
+
+/// Why a text is taken for a reference; the earlier, the surer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// A pod spec's image, at any depth of any object: the kubelet pulls it.
+    PodImage,
+    /// It is the value of something, and complete enough for what that is called (the rule is at [`role`]).
+    Named,
+    /// It is complete, but stands in running text; or it is the bare value of a key that says image.
+    Likely,
+    /// It has a tag or digest: `redis:8`, but so do `redis:6379` and `key:value`.
+    Word,
+    /// Somebody's remark: a comment, a description.
+    Remark,
+    /// A part of something longer that looks like none of the above, such as a URL.
+    Doubtful,
+}
+
+/// A piece of a text that could be a reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// Where in the text, in bytes.
+    pub range: Range<usize>,
+    /// Whether nothing around it speaks against it.
+    certain: bool,
+    /// Whether a scheme in front of it says that it is an image or artifact (`oci://`).
+    scheme: bool,
+}
+
+/// The role of a piece of `value`; `outer` is what the whole is called. None for what is not worth a word.
+///
+/// Where the name ends with `image` (`image`, `baseImage`, `--executor-image`, `KAFKA_IMAGES`), a tag, a digest or a
+/// registry's host is enough. Under any other name it takes a host and a tag or digest, because `--addr=redis:6379` and
+/// `--image-service=localhost:99` exist; and in running text it is only likely.
+pub(super) fn role(value: &str, piece: &Piece, outer: Option<&str>) -> Option<Role> {
+    let (before, text) = (&value[..piece.range.start], &value[piece.range.clone()]);
+    let (versioned, has_host) = (has_version(text), has_host(text));
+    if !piece.certain {
+        return versioned.then_some(Role::Doubtful);
+    }
+    let inner = inner_name(before);
+    let says_image = inner.or(outer).is_some_and(ends_with_image) || is_pulled(before);
+    let has_name = inner.is_some() || text.len() == value.len() || outer.is_some_and(contains_image);
+    let role = match (versioned, has_host) {
+        (true, true) if has_name || piece.scheme => Role::Named,
+        (true, true) => Role::Likely,
+        (true, false) | (false, true) if says_image => Role::Named,
+        (false, true) if piece.scheme => Role::Likely,
+        _ if says_image => Role::Likely,
+        (true, false) => Role::Word,
+        (false, _) => return None,
+    };
+    let is_remark = outer.is_some_and(is_prose) || is_comment(before);
+    Some(if is_remark { Role::Remark } else { role })
+}
+
+/// The pieces of a text that could be references, in order; one may lie within another.
+pub(super) fn pieces(value: &str) -> Vec<Piece> {
+    let mut pieces = vec![];
+    let is_part = |b: u8| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b);
+    // A bare word is one only where it is called an image.
+    let bare = contains_image(value) || value.contains("pull ");
+    let mut end = 0;
+    while let Some(start) = value.as_bytes()[end..].iter().position(|b| is_part(*b)).map(|i| end + i) {
+        end = value.as_bytes()[start..].iter().position(|b| !is_part(*b)).map_or(value.len(), |i| start + i);
+        let run = &value[start..end];
+        if run.contains([':', '@', '/']) {
+            // A full stop that ends a sentence.
+            let kept = if run == value { run } else { run.trim_end_matches(['.', ':', '/']) };
+            // After these a text goes on, from a variable for example: `${REGISTRY}redis:8`.
+            let before = &value[..start];
+            let glued = before.ends_with(['}', ')', '$', '%', '~', '*', '+', '?', '&', '#', '!', '\\']);
+            if kept.contains([':', '@', '/']) {
+                split_run(kept, start, !glued, &mut pieces);
+            }
+        } else if bare && is_component(run) && is_bare_image(&value[..start], &value[end..]) {
+            pieces.push(Piece { range: start..end, certain: true, scheme: false });
+        }
+    }
+    pieces
+}
+
+fn split_run(run: &str, start: usize, certain: bool, pieces: &mut Vec<Piece>) {
+    let mut push = |offset: usize, certain, scheme| {
+        pieces.push(Piece { range: start + offset..start + run.len(), certain, scheme });
+    };
+    match run.split_once("://") {
+        Some((scheme, rest)) => {
+            let is_image = SCHEMES.contains(&scheme);
+            push(run.len() - rest.len(), certain && is_image, is_image);
+        }
+        None => push(0, certain, false),
+    }
+    for (colon, _) in run.match_indices(':').filter(|(colon, _)| !run[colon + 1..].starts_with("//")) {
+        // `image:redis:8`, as properties and hand-written YAML have it.
+        push(colon + 1, certain && ends_with_image(&run[..colon]), false);
+    }
+}
+
+/// URL schemes of images and OCI artifacts: skopeo's transports, the engine's status, helm's, BuildKit's.
+const SCHEMES: [&str; 5] = ["docker", "oci", "docker-pullable", "docker-image", "containers-storage"];
+
+/// What stands around a bare word that is called an image, in one line: `image: busybox`, `--image=busybox`.
+fn is_bare_image(before: &str, after: &str) -> bool {
+    let ends = after.is_empty() || after.starts_with([' ', '\n', '\r', '"', '\'', ',', ';', '}', ']', '\\']);
+    ends && (inner_name(before).is_some_and(ends_with_image) || is_pulled(before))
+}
+
+/// `docker pull`, `crictl pull`, `ctr images pull`.
+fn is_pulled(before: &str) -> bool {
+    before.strip_suffix([' ', '"', '\'']).is_some_and(|before| {
+        let before = before.trim_end_matches([' ', '"', '\'']);
+        before
+            .strip_suffix("pull")
+            .is_some_and(|command| command.is_empty() || command.ends_with([' ', '\n', '\t', '"', '\'']))
+    })
+}
+
+/// What a piece of a longer text is called, from the text before it: `NAME: `, `NAME=`, `"NAME":"`, `--NAME `.
+fn inner_name(before: &str) -> Option<&str> {
+    const QUOTES: [char; 5] = [' ', '\t', '"', '\'', '\\'];
+    let called = before.trim_end_matches(QUOTES);
+    let (name, is_flag) = match called.strip_suffix([':', '=']) {
+        Some(name) => (name.trim_end_matches(QUOTES), false),
+        None => (called, called.len() < before.len()),
+    };
+    let start = name.rfind(|c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c)));
+    let name = &name[start.map_or(0, |i| i + name[i..].chars().next().map_or(0, char::len_utf8))..];
+    (!name.is_empty() && (called.ends_with([':', '=']) || (is_flag && name.starts_with('-')))).then_some(name)
+}
+
+fn is_comment(before: &str) -> bool {
+    let line = before.rsplit('\n').next().unwrap_or(before).trim_start();
+    line.starts_with('#') || line.starts_with("//")
+}
+
+/// Keys whose text is for people.
+fn is_prose(name: &str) -> bool {
+    ["description", "help", "summary", "notes", "comment", "title"]
+        .iter()
+        .any(|key| name.eq_ignore_ascii_case(key))
+}
+
+pub(super) fn contains_image(name: &str) -> bool {
+    name.as_bytes().windows(5).any(|window| window.eq_ignore_ascii_case(b"image"))
+}
+
+pub(super) fn ends_with_image(name: &str) -> bool {
+    let name = name.trim_end_matches(['s', 'S']).as_bytes();
+    name.len() >= 5 && name[name.len() - 5..].eq_ignore_ascii_case(b"image")
+}
+
+/// Whether a tag or a digest is written.
+pub(super) fn has_version(text: &str) -> bool {
+    let last = text.rsplit('/').next().unwrap_or(text);
+    text.contains("@sha256:")
+        || last
+            .split_once(':')
+            .is_some_and(|(name, tag)| !name.is_empty() && !tag.is_empty() && !tag.contains(':'))
+}
+
+/// Whether a registry is written, as engines tell it from a name on Docker Hub, and a path after it.
+pub(super) fn has_host(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(host, path)| {
+        !host.is_empty() && !path.is_empty() && (host.contains(['.', ':']) || host == "localhost")
+    })
+}
+
+/// Whether it could be a repository of one component: `redis`, but not `true` or `Some text`.
+pub(super) fn is_component(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
+        && !matches!(text, "true" | "false" | "null")
+}
+
+/// Whether a word's end is a tag rather than a port: `postgres:16` and `ubuntu:20240101`, but not `redis:6379`.
+pub(super) fn has_plausible_tag(text: &str) -> bool {
+    let tag = text.rsplit_once(':').map_or("", |(_, tag)| tag);
+    match tag.parse::<u64>() {
+        Ok(number) => number < 80 || tag.len() >= 6,
+        Err(_) => !tag.is_empty(),
+    }
+}

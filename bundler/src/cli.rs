@@ -8,6 +8,7 @@ mod keys;
 mod lock;
 mod printer;
 mod push;
+mod rewrite;
 mod serve;
 mod verify;
 
@@ -69,6 +70,8 @@ enum Verb {
     Serve(serve::Args),
     /// Push a bundle into an OCI registry.
     Push(push::Args),
+    /// Rewrite every reference in rendered manifests to the site's registry: stdin to stdout.
+    Rewrite(rewrite::Args),
     /// Verify, push, and install the charts with every reference rewritten to the site's registry.
     Install(install::Args),
     /// What helm runs while `install` applies a chart.
@@ -188,6 +191,7 @@ impl Cli {
             Verb::Inspect(args) => inspect::run(args, printer),
             Verb::Serve(args) => serve::run(args, printer).await,
             Verb::Push(args) => push::run(args, printer).await,
+            Verb::Rewrite(args) => rewrite::run(args, printer),
             Verb::Install(args) => install::run(args, printer).await,
             Verb::PostRender(args) => install::post_render(args),
         }

@@ -109,7 +109,7 @@ impl Visitor for Finder {
             Role::Doubtful => return Ok(None),
             // A schema's documentation.
             Role::Remark if mention.spot.is_schema() => return Ok(None),
-            Role::Word if !words::has_plausible_tag(&mention.text) => return Ok(None),
+            Role::Word if !words::has_plausible_tag(&mention.text) || mention.spot.is_identity() => return Ok(None),
             Role::PodImage => None,
             _ if mention.spot.is_secret() => Some(SECRET.into()),
             Role::Remark => Some(REMARK.into()),

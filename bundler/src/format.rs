@@ -112,6 +112,9 @@ impl From<Sha256Hex> for String {
 pub struct Image {
     /// Of the manifest or index that is carried, pushed and served.
     pub digest: Digest,
+    /// Texts in charts that mean it without being its reference; rewritten where they stand by themselves.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub meant_by: Vec<String>,
     /// Media type of what `digest` names.
     pub media_type: String,
     /// Its platforms (`linux/amd64`) with their manifests.
@@ -451,6 +454,7 @@ mod tests {
         let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
         let template = manifest.images.remove(0);
         let image = |reference: String, digest| Image {
+            meant_by: vec![],
             digest,
             reference: reference.parse().expect("a reference"),
             ..template.clone()

@@ -11,8 +11,8 @@ use crate::error::{Error, Kind, Result};
 use crate::format::{self, Chart, Manifest};
 use crate::helm::{Helm, PostRenderer, Release};
 use crate::name;
-use crate::reference::{Mapping, Reference};
-use crate::rewrite::{self, Pins};
+use crate::reference::Mapping;
+use crate::rewrite::{self, Pin, Pins};
 use crate::verify::{VerifiedBundle, chart_content};
 
 /// Name of the file that a bundle carries helm as.
@@ -70,14 +70,14 @@ pub struct Rendered {
 /// What the post-renderer needs to know; a file of the run hands it over.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RenderJob {
-    images: Vec<(Reference, Digest)>,
+    images: Vec<Pin>,
     registry: String,
     strip_host: bool,
 }
 
 impl RenderJob {
     fn new(manifest: &Manifest, registry: &str, strip_host: bool) -> Self {
-        let images = manifest.images.iter().map(|image| (image.reference.clone(), image.digest)).collect();
+        let images = manifest.images.iter().map(Pin::from).collect();
         Self { images, registry: registry.into(), strip_host }
     }
 
@@ -89,9 +89,8 @@ impl RenderJob {
         let mapping = Mapping::new(&self.registry, self.strip_host)
             .map_err(|e| Error::input("reading --registry", e))?;
         let pins = Pins::new(self.images.iter().cloned());
-        let rewritten = rewrite::rewrite(manifests, &pins, &mapping)?;
-        rewrite::gate(&rewritten.text, &pins, &mapping)?;
-        Ok((rewritten.text, rewritten.changes.len()))
+        let (text, changes) = rewrite::checked(manifests, &pins, &mapping)?;
+        Ok((text, changes.len()))
     }
 }
 

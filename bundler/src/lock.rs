@@ -71,6 +71,9 @@ pub struct LockedImage {
     pub from: Option<String>,
     /// Who asks for it: `bundle.toml`, or a chart and the place in its manifests.
     pub asked_by: Vec<String>,
+    /// Texts in charts that mean it without being its reference (`map` in `bundle.toml`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub meant_by: Vec<String>,
     /// The manifest of each platform that is carried.
     pub platforms: BTreeMap<Platform, Digest>,
 }
@@ -91,6 +94,7 @@ impl LockedImage {
             size: resolved.size(),
             from,
             asked_by,
+            meant_by: vec![],
             platforms: resolved.platforms.clone(),
         }
     }
@@ -269,6 +273,7 @@ pub(crate) mod tests {
                 size: 7,
                 from: None,
                 asked_by: vec!["bundle.toml".into()],
+                meant_by: vec![],
                 platforms: [("linux/amd64".parse().expect("a platform"), digest)].into(),
             }],
             files: vec![],

@@ -133,6 +133,7 @@ async fn plan_image(
         content.bytes(manifest.bytes);
     }
     let image = format::Image {
+        meant_by: locked.meant_by.clone(),
         digest: locked.digest,
         media_type,
         platforms: locked.platforms.clone(),

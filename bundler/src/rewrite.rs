@@ -9,12 +9,38 @@
 use std::collections::{HashMap, HashSet};
 
 use aho_corasick::AhoCorasick;
+use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::discover::mention::{self, Exchange, Fields, Mention, Role, Spelling, Visitor};
 use crate::error::{Error, Result};
+use crate::format;
 use crate::reference::{Mapping, Reference};
 use crate::yaml::Stream;
+
+/// An image of a bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// As charts spell it.
+    pub reference: Reference,
+    /// Of what is in the bundle for it.
+    pub digest: Digest,
+    /// Texts that mean it without being its reference.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub meant_by: Vec<String>,
+}
+
+impl From<&format::Image> for Pin {
+    fn from(image: &format::Image) -> Self {
+        Self { reference: image.reference.clone(), digest: image.digest, meant_by: image.meant_by.clone() }
+    }
+}
+
+impl From<(Reference, Digest)> for Pin {
+    fn from((reference, digest): (Reference, Digest)) -> Self {
+        Self { reference, digest, meant_by: vec![] }
+    }
+}
 
 /// The images of a bundle: what each reference is pinned to.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +48,8 @@ pub struct Pins {
     images: Vec<(Reference, Digest)>,
     /// By `REGISTRY/REPOSITORY:TAG` and `REGISTRY/REPOSITORY@DIGEST`.
     digests: HashMap<String, Digest>,
+    /// What means an image without being its reference.
+    meant: HashMap<String, (Reference, Digest)>,
     /// Last components of the repositories: a cheap first look at a text.
     names: HashSet<String>,
     /// Finds any of `names`; none while there are none.
@@ -30,9 +58,11 @@ pub struct Pins {
 
 impl Pins {
     /// Takes the references as a lock has them, each with the digest of what is in the bundle for it.
-    pub fn new(images: impl IntoIterator<Item = (Reference, Digest)>) -> Self {
+    pub fn new(images: impl IntoIterator<Item = impl Into<Pin>>) -> Self {
         let mut pins = Self::default();
-        for (reference, digest) in images {
+        for image in images {
+            let Pin { reference, digest, meant_by } = image.into();
+            pins.meant.extend(meant_by.into_iter().map(|text| (text, (reference.clone(), digest))));
             pins.digests.insert(key(&reference), digest);
             // Whoever names the pinned content itself means the same image.
             let repository = format!("{}/{}", reference.registry(), reference.repository());
@@ -40,7 +70,7 @@ impl Pins {
             pins.names.insert(last_component(reference.repository()).into());
             pins.images.push((reference, digest));
         }
-        pins.finder = AhoCorasick::new(&pins.names).ok();
+        pins.finder = AhoCorasick::new(pins.names.iter().chain(pins.meant.keys())).ok();
         pins
     }
 
@@ -53,6 +83,9 @@ impl Pins {
     /// tag, or `latest`.
     #[must_use]
     pub fn find(&self, text: &str) -> Option<(Reference, Digest)> {
+        if let Some(meant) = self.meant.get(text) {
+            return Some(meant.clone());
+        }
         if !self.names.contains(last_component(text)) {
             return None;
         }
@@ -88,7 +121,7 @@ pub struct Rewritten {
 }
 
 /// A reference that was rewritten.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
     /// The object and the path in it.
     pub place: String,
@@ -96,6 +129,16 @@ pub struct Change {
     pub from: String,
     /// What stands there now.
     pub to: String,
+}
+
+/// [`rewrite`], and the [`gate`] behind it: what everything that reaches a cluster goes through.
+///
+/// # Errors
+/// What both say.
+pub fn checked(manifests: &str, pins: &Pins, mapping: &Mapping) -> Result<(String, Vec<Change>)> {
+    let Rewritten { text, changes } = rewrite(manifests, pins, mapping)?;
+    gate(&text, pins, mapping)?;
+    Ok((text, changes))
 }
 
 /// Rewrites every reference of `pins` to where `mapping` has it.
@@ -120,8 +163,12 @@ impl Visitor for Rewriter<'_> {
         self.pins.may_be_in(text)
     }
 
+    fn means(&self, text: &str) -> bool {
+        self.pins.meant.contains_key(text)
+    }
+
     fn visit(&mut self, mention: &Mention<'_>) -> Result<Option<Exchange>> {
-        if mention.role == Role::Doubtful {
+        if mention.role == Role::Doubtful && !self.means(&mention.text) {
             return Ok(None);
         }
         let Some((source, digest)) = self.pins.find(&mention.text) else { return Ok(None) };
@@ -197,6 +244,10 @@ struct Gate<'a> {
 impl Visitor for Gate<'_> {
     fn cares(&self, text: &str) -> bool {
         self.pins.may_be_in(text)
+    }
+
+    fn means(&self, text: &str) -> bool {
+        self.pins.meant.contains_key(text)
     }
 
     fn visit(&mut self, mention: &Mention<'_>) -> Result<Option<Exchange>> {
@@ -378,6 +429,26 @@ mod tests {
         ] {
             assert_eq!(rewritten(manifests), Rewritten { text: manifests.into(), changes: vec![] });
             gate(manifests, &pins(), &mapping()).expect(manifests);
+        }
+    }
+
+    #[test]
+    fn what_means_an_image_becomes_its_reference() {
+        let pin = |text: &str| Pin {
+            reference: "docker.io/library/redis:8".parse().expect("a reference"),
+            digest: digest(1),
+            meant_by: vec![text.into()],
+        };
+        for (text, manifests) in [
+            ("cache", "a: [cache, caches, 'the cache']\n"),
+            ("${REG}/redis:8", "a: '${REG}/redis:8'\n"),
+            ("redis:cache", "a: 'x redis:cache y'\n"),
+        ] {
+            let pins = Pins::new([pin(text)]);
+            gate(manifests, &pins, &mapping()).expect_err("still there");
+            let after = rewrite(manifests, &pins, &mapping()).expect("a rewriting").text;
+            assert_eq!(after, manifests.replacen(text, &at_site("REDIS"), 1));
+            gate(&after, &pins, &mapping()).expect(&after);
         }
     }
 

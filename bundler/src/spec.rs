@@ -297,6 +297,9 @@ pub enum SpecError {
     /// A text that would ignore or mean everything or nothing.
     #[error("chart {0:?}: {1} needs a text")]
     NoText(String, &'static str),
+    /// One text for two images: at the site it could become only one of them.
+    #[error("map: {0:?} means two different images")]
+    Meanings(String),
     /// An ignored text without a reason.
     #[error("chart {0:?}: ignoring {1:?} needs a reason")]
     NoReason(String, String),
@@ -344,6 +347,13 @@ impl Spec {
         for chart in &self.charts {
             chart.source()?;
             chart.check()?;
+        }
+        let mut meanings = std::collections::BTreeMap::new();
+        for meaning in self.charts.iter().flat_map(|chart| &chart.map) {
+            let other = meanings.insert(&meaning.text, &meaning.reference);
+            if other.is_some_and(|other| *other != meaning.reference) {
+                return Err(SpecError::Meanings(meaning.text.clone()));
+            }
         }
         let is_host = |host: &&String| {
             format!("{host}/x").parse::<Reference>().is_ok_and(|r| r.registry() == host.as_str())
@@ -456,6 +466,10 @@ mod tests {
             ("[[chart]]\npath = \"a\"\nkube_version = \"--x\"", "is not a version"),
             ("[[chart]]\npath = \"a\"\n[[chart.variant]]\napi_versions = [\"a b\"]", "is not a version"),
             ("[[chart]]\npath = \"a\"\n[[chart.ignore]]\ntext = \"x:1\"\nreason = \" \"", "needs a reason"),
+            (
+                "[[chart]]\npath = \"a\"\nmap = [{text = \"x\", ref = \"a\"}, {text = \"x\", ref = \"b\"}]",
+                "\"x\" means two",
+            ),
             ("[[chart]]\npath = \"a\"\n[[chart.map]]\ntext = \"\"\nref = \"a\"", "map needs a text"),
             ("[[file]]\nname = \"f\"\nsha256 = \"12\"\npath = \"x\"", "hexadecimal"),
             ("[[file]]\nname = \"../f\"\nsha256 = \"12\"\npath = \"x\"", "file name"),

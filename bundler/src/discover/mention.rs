@@ -62,6 +62,11 @@ pub trait Visitor {
         true
     }
 
+    /// Whether a text as a whole means an image, whatever it looks like.
+    fn means(&self, _text: &str) -> bool {
+        false
+    }
+
     /// Sees a mention, in the order of the source, and says what becomes of it.
     ///
     /// # Errors
@@ -150,8 +155,8 @@ fn text(spot: &Spot<'_>, value: &str, visitor: &mut dyn Visitor) -> Result<Optio
         return Ok(None);
     }
     let outer = outer_name(spot.stream, spot.at);
-    if !value.contains([':', '@', '/', ' ', '\n']) {
-        let is_image = is_component(value) && outer.is_some_and(ends_with_image);
+    if !value.contains([':', '@', '/', ' ', '\n']) || visitor.means(value) {
+        let is_image = is_component(value) && outer.is_some_and(ends_with_image) || visitor.means(value);
         let whole = Mention {
             spot,
             text: value.into(),
@@ -210,6 +215,10 @@ struct Seen<'v> {
 impl Visitor for Seen<'_> {
     fn cares(&self, text: &str) -> bool {
         self.visitor.cares(text)
+    }
+
+    fn means(&self, text: &str) -> bool {
+        self.visitor.means(text)
     }
 
     fn visit(&mut self, mention: &Mention<'_>) -> Result<Option<Exchange>> {

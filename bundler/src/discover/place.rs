@@ -76,6 +76,15 @@ impl Spot<'_> {
         spot.stream.text(spot.at.root, "kind") == Some("CustomResourceDefinition")
     }
 
+    /// Whether it names an object, a role or who has it: RBAC's names have colons (`system:auth-delegator`).
+    pub(super) fn is_identity(&self) -> bool {
+        let key = |n: usize| match self.at.path.len().checked_sub(n).map(|i| self.at.path[i].segment) {
+            Some(Segment::Key(key)) => key,
+            _ => "",
+        };
+        key(1) == "name" && (matches!(key(2), "metadata" | "roleRef") || key(3) == "subjects")
+    }
+
     /// What kind of place it is; `is_pod` says that it is a pod spec's image.
     #[must_use]
     pub fn kind(&self, is_pod: bool) -> Kind {

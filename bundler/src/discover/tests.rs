@@ -91,7 +91,7 @@ fn names_decide_elsewhere() {
         ),
         ("command: [sh, -c, 'pull q.io/a:1']", &["Likely q.io/a:1 @ command[2]"]),
         (
-            "command: [sh, -c, 'docker pull busybox; docker run -d nats:2.10; kubectl run x --image=b/c']",
+            "command: [sh, -c, 'git pull origin; docker pull busybox; docker run -d nats:2.10; kubectl run x --image=b/c']",
             &["Likely busybox @ command[2]", "Word nats:2.10 @ command[2]", "Likely b/c @ command[2]"],
         ),
         // Environment variables.
@@ -251,7 +251,7 @@ items:
 
 #[test]
 fn what_is_possible_says_why_nobody_is_asked() {
-    let secret = "kind: Secret\nstringData: {a: 'q.io/a:1', b: 'redis:6379', c: 'redis:8'}";
+    let secret = "kind: Secret\nstringData: {a: 'q.io/a:1', b: 'redis:6379', c: 'redis:8'}\n---\nkind: Role\nmetadata: {name: 'a:b'}";
     let found = discover(secret).expect("manifests");
     let said: Vec<_> = found.iter().map(|f| (&*f.text, f.class, f.why.as_deref())).collect();
     assert_eq!(

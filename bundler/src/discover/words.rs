@@ -112,14 +112,13 @@ fn is_bare_image(before: &str, after: &str) -> bool {
     ends && (inner_name(before).is_some_and(ends_with_image) || is_pulled(before))
 }
 
-/// `docker pull`, `crictl pull`, `ctr images pull`.
+/// `docker pull`, `crictl pull`, `ctr images pull`; not `git pull`, and not "to pull up".
 fn is_pulled(before: &str) -> bool {
-    before.strip_suffix([' ', '"', '\'']).is_some_and(|before| {
-        let before = before.trim_end_matches([' ', '"', '\'']);
-        before
-            .strip_suffix("pull")
-            .is_some_and(|command| command.is_empty() || command.ends_with([' ', '\n', '\t', '"', '\'']))
-    })
+    const PROGRAMS: [&str; 8] = ["docker", "podman", "nerdctl", "crictl", "images", "image", "buildah", "crane"];
+    let mut words = before.split(|c: char| c.is_whitespace() || "\"',[".contains(c)).rev().filter(|w| !w.is_empty());
+    before.ends_with([' ', '"', '\''])
+        && words.next() == Some("pull")
+        && words.next().is_some_and(|program| PROGRAMS.iter().any(|known| program.ends_with(known)))
 }
 
 /// What a piece of a longer text is called, from the text before it: `NAME: `, `NAME=`, `"NAME":"`, `--NAME `.

@@ -89,9 +89,12 @@ pub async fn pin(
 
     let mut images = Vec::new();
     for (reference, asked_by) in wanted {
-        images.push(
-            pin_image(spec, previous, update, sources, reference, asked_by.into_iter().collect()).await?,
-        );
+        let meanings = spec.charts.iter().flat_map(|chart| &chart.map);
+        let meant_by: BTreeSet<String> =
+            meanings.filter(|m| m.reference.normalised() == reference).map(|m| m.text.clone()).collect();
+        let asked_by = asked_by.into_iter().collect();
+        let image = pin_image(spec, previous, update, sources, reference, asked_by).await?;
+        images.push(LockedImage { meant_by: meant_by.into_iter().collect(), ..image });
     }
     let mut files = Vec::new();
     for file in &spec.files {

@@ -8,6 +8,7 @@
 //! | image | a pod spec's image, at any depth of any object; image volumes | takes it |
 //! | certain | looks like a reference where it stands, and its registry has it ([`confirm`](confirm::confirm)) | takes it |
 //! | possible | looks like one, but nobody said that it is | reports it |
+//! | unreadable | a pod spec's image that is no reference | fails |
 //!
 //! Text is looked at wherever it stands: args, commands, environment, annotations, custom resources, files within
 //! ConfigMaps and Secrets (also encoded, and documents within documents). Not looked at are keys.
@@ -16,8 +17,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::error::{Error, Result};
-use crate::reference::{Reference, ReferenceError};
+use crate::error::Result;
+use crate::reference::Reference;
 use crate::yaml::Stream;
 
 pub mod charts;
@@ -38,8 +39,9 @@ pub struct Found {
     pub release: Option<String>,
     /// As written; of separate fields put together.
     pub text: String,
-    /// What it says.
-    pub reference: Reference,
+    /// What it says; none where that can't be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Reference>,
     /// The object and the path in it: `Deployment/web spec.template.spec.containers[0].image`.
     pub place: String,
     /// What kind of place that is.
@@ -55,7 +57,18 @@ impl Found {
     /// Whether it belongs in a lock. What does not is reported to the user.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
-        self.class != Class::Possible
+        matches!(self.class, Class::Image | Class::Certain)
+    }
+
+    /// Whether its registry may be asked.
+    fn is_open(&self) -> bool {
+        self.class == Class::Possible && self.why.is_none()
+    }
+
+    /// The reference in full, if it is one.
+    #[must_use]
+    pub fn full(&self) -> Option<Reference> {
+        self.reference.as_ref().map(Reference::normalised)
     }
 }
 
@@ -69,6 +82,8 @@ pub enum Class {
     Certain,
     /// It looks like one.
     Possible,
+    /// A pod spec has it, and it is no reference: a placeholder, or a value that is missing.
+    Unreadable,
 }
 
 impl fmt::Display for Class {
@@ -77,6 +92,7 @@ impl fmt::Display for Class {
             Self::Image => "image",
             Self::Certain => "certain",
             Self::Possible => "possible",
+            Self::Unreadable => "unreadable",
         })
     }
 }
@@ -90,7 +106,7 @@ const REMARK: &str = "it stands in a comment or description";
 /// asked yet: there are none that are certain.
 ///
 /// # Errors
-/// When the manifests are not YAML, or a pod spec's image is not a reference: then something would be missed.
+/// When the manifests are not YAML.
 pub fn discover(manifests: &str) -> Result<Vec<Found>> {
     let mut finder = Finder { found: vec![] };
     mention::walk(&Stream::parse(manifests)?, &mut finder)?;
@@ -109,32 +125,31 @@ impl Visitor for Finder {
             Role::Doubtful => return Ok(None),
             // A schema's documentation.
             Role::Remark if mention.spot.is_schema() => return Ok(None),
-            Role::Word if !words::has_plausible_tag(&mention.text) || mention.spot.is_identity() => return Ok(None),
+            Role::Word if !words::has_plausible_tag(&mention.text) || mention.spot.is_identity() => {
+                return Ok(None);
+            }
             Role::PodImage => None,
             _ if mention.spot.is_secret() => Some(SECRET.into()),
             Role::Remark => Some(REMARK.into()),
+            _ if mention.spot.is_prose() => Some(REMARK.into()),
             _ => None,
         };
-        match mention.text.parse() {
-            Ok(reference) => self.found.push(Found {
-                release: None,
-                text: mention.text.clone().into_owned(),
-                reference,
-                place: mention.spot.to_string(),
-                kind: mention.spot.kind(is_pod),
-                class,
-                why,
-            }),
-            Err(e) if is_pod => return Err(not_a_reference(mention, e)),
-            Err(_) => {}
-        }
+        let (reference, class, why) = match mention.text.parse::<Reference>() {
+            Ok(reference) => (Some(reference), class, why),
+            Err(e) if is_pod => (None, Class::Unreadable, Some(e.to_string())),
+            Err(_) => return Ok(None),
+        };
+        self.found.push(Found {
+            release: None,
+            text: mention.text.clone().into_owned(),
+            reference,
+            place: mention.spot.to_string(),
+            kind: mention.spot.kind(is_pod),
+            class,
+            why,
+        });
         Ok(None)
     }
-}
-
-fn not_a_reference(mention: &Mention<'_>, why: ReferenceError) -> Error {
-    Error::input(format!("reading the image of {}", mention.spot), why)
-        .hint("set the image in the chart's values")
 }
 
 #[cfg(test)]

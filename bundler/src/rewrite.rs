@@ -12,7 +12,7 @@ use aho_corasick::AhoCorasick;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::discover::mention::{self, Exchange, Fields, Mention, Role, Spelling, Visitor};
+use crate::discover::mention::{self, Exchange, Fields, Mention, Role, Slot, Spelling, Visitor};
 use crate::error::{Error, Result};
 use crate::format;
 use crate::reference::{Mapping, Reference};
@@ -195,18 +195,25 @@ impl Rewriter<'_> {
     /// New values of fields, and what they come to. They are put together by a program that knows nothing of
     /// `TAG@DIGEST`: the digest goes only where there is a field for it, and the tag stays.
     fn fields(&self, fields: &Fields, source: &Reference, digest: &Digest) -> (Exchange, String) {
+        let write = |slot: &Slot, value: &str| (slot.id, format!("{}{value}", slot.lead));
         let at_site = self.mapping.repository(source);
         let full = format!("{}/{at_site}", self.mapping.registry());
-        let mut values = match fields.registry {
-            Some(registry) => vec![(registry, self.mapping.registry().into()), (fields.repository, at_site)],
-            None => vec![(fields.repository, full.clone())],
+        let above = |path: &str| match &fields.below {
+            Some(below) => path.strip_suffix(below).unwrap_or(path).trim_end_matches('/').to_owned(),
+            None => path.to_owned(),
+        };
+        let mut values = match &fields.registry {
+            Some(registry) => {
+                vec![write(registry, self.mapping.registry()), write(&fields.repository, &above(&at_site))]
+            }
+            None => vec![write(&fields.repository, &above(&full))],
         };
         let tag = source.tag().map(|tag| format!(":{tag}")).unwrap_or_default();
-        let to = match fields.digest {
+        let to = match &fields.digest {
             Some(field) => {
-                let digest = digest.to_string();
-                let bare = digest.trim_start_matches("sha256:").to_owned();
-                values.push((field, if fields.bare_digest { bare } else { digest.clone() }));
+                let hex = digest.hex();
+                let value = if fields.bare_digest { hex } else { digest.to_string() };
+                values.push(write(field, &value));
                 format!("{full}{tag}@{digest}")
             }
             None => format!("{full}{tag}"),
@@ -381,6 +388,18 @@ mod tests {
             (
                 "image:\n  repository: q.io/a/b\n  tag: \"1.2\"\n",
                 "image:\n  repository: SITE/q.io/a/b\n  tag: \"1.2\"\n",
+            ),
+            (
+                "{repository: q.io/a, image: b, version: '1.2', hub: ''}",
+                "{repository: SITE/q.io/a, image: b, version: '1.2', hub: ''}",
+            ),
+            (
+                "args: [--x-image-repository=q.io/a/b, --x-image-tag, '1.2']",
+                "args: [--x-image-repository=SITE/q.io/a/b, --x-image-tag, '1.2']",
+            ),
+            (
+                "env: [{name: X_IMAGE, value: q.io/a/b}, {name: X_IMAGE_TAG, value: '1.2'}]",
+                "env: [{name: X_IMAGE, value: SITE/q.io/a/b}, {name: X_IMAGE_TAG, value: '1.2'}]",
             ),
             (
                 "image: {repository: q.io/a/b, tag: 1.2, digest: }",

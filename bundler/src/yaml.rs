@@ -178,15 +178,21 @@ impl<'s> Stream<'s> {
         node
     }
 
+    /// The node that an alias stands for; itself, if it is none.
+    #[must_use]
+    pub fn target(&self, id: NodeId) -> NodeId {
+        match &self.nodes[id.0] {
+            Node::Alias(target) => *target,
+            _ => id,
+        }
+    }
+
     /// The value of `key` in a mapping, aliases followed. Of several equal keys the last counts, as for Kubernetes.
     #[must_use]
     pub fn get(&self, mapping: NodeId, key: &str) -> Option<NodeId> {
         let Node::Mapping(entries) = self.node(mapping) else { return None };
         let (_, id) = entries.iter().rev().find(|(k, _)| k == key)?;
-        match &self.nodes[id.0] {
-            Node::Alias(target) => Some(*target),
-            _ => Some(*id),
-        }
+        Some(self.target(*id))
     }
 
     /// The scalar text of `key` in a mapping; none for null.

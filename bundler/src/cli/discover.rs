@@ -66,7 +66,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         confirm(&mut found, &Asking { listed, forgiving: !args.strict, ..Asking::default() }, &client)
             .await?;
     }
-    let possible = found.iter().filter(|f| f.class == Class::Possible).count();
+    let possible = found.iter().filter(|f| !f.is_wanted()).count();
     printer.result(&serde_json::json!({"references": report(&found)}), || text(&found))?;
     if args.strict && possible > 0 {
         let why = format!("{possible} places may name images, and nobody says whether they do");
@@ -86,16 +86,21 @@ pub fn read(path: &std::path::Path) -> Result<String> {
     bundler::file::read_text(path).map_err(failed)
 }
 
+/// The reference in full; the text where that is none.
+fn name(found: &Found) -> String {
+    found.full().map_or_else(|| found.text.clone(), |reference| reference.to_string())
+}
+
 /// Finds by what they say: the surest class of each reference, and its places.
 fn by_reference(found: &[Found]) -> BTreeMap<(Class, String), Vec<&Found>> {
     let mut surest: BTreeMap<String, Class> = BTreeMap::new();
     for f in found {
-        let class = surest.entry(f.reference.normalised().to_string()).or_insert(f.class);
+        let class = surest.entry(name(f)).or_insert(f.class);
         *class = f.class.min(*class);
     }
     let mut grouped: BTreeMap<(Class, String), Vec<&Found>> = BTreeMap::new();
     for f in found {
-        let name = f.reference.normalised().to_string();
+        let name = name(f);
         grouped.entry((surest[&name], name)).or_default().push(f);
     }
     grouped
@@ -121,7 +126,7 @@ pub fn grouped(found: &[Found]) -> BTreeMap<&str, Vec<&Found>> {
 
 fn text(found: &[Found]) -> String {
     let mut text = String::new();
-    let mut counts = [0; 3];
+    let mut counts = [0; 4];
     let mut last = None;
     for ((class, reference), places) in by_reference(found) {
         counts[class as usize] += 1;
@@ -130,6 +135,7 @@ fn text(found: &[Found]) -> String {
                 Class::Image => "image: pods have them",
                 Class::Certain => "certain: their registries have them",
                 Class::Possible => "possible: they look like images, and nobody says that they are",
+                Class::Unreadable => "unreadable: pods have them, and they are no references",
             };
             let _ = writeln!(text, "{}{what}", if text.is_empty() { "" } else { "\n" });
         }
@@ -139,12 +145,13 @@ fn text(found: &[Found]) -> String {
             let spelled = if f.text == reference { String::new() } else { format!(" as {}", f.text) };
             let _ = writeln!(text, "    {:<10} {release}{}{spelled}", f.kind.to_string(), f.place);
         }
-        if let Some(why) = places.iter().find_map(|f| f.why.as_ref()).filter(|_| class == Class::Possible) {
+        if let Some(why) = places.iter().find_map(|f| f.why.as_ref()).filter(|_| class >= Class::Possible) {
             let _ = writeln!(text, "    {why}");
         }
     }
-    let [images, certain, possible] = counts;
+    let [images, certain, possible, unreadable] = counts;
     let gap = if text.is_empty() { "" } else { "\n" };
-    let _ = writeln!(text, "{gap}{images} images, {certain} certain, {possible} possible");
+    let _ = write!(text, "{gap}{images} images, {certain} certain, {possible} possible");
+    text.push_str(&if unreadable > 0 { format!(", {unreadable} unreadable\n") } else { "\n".into() });
     text
 }

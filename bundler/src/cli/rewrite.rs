@@ -48,7 +48,9 @@ fn pins(args: &Args) -> Result<Pins> {
     }
     let Some((lock, _)) = lock::read_lock(&args.lock_file)? else {
         return Err(Error::input(format!("reading {}", args.lock_file.display()), "there is no such file")
-            .hint("run `airlock lock` first, name another lock with --lock-file, or a bundle with --bundle"));
+            .hint(
+                "run `airlock lock` first, name another lock with --lock-file, or a bundle with --bundle",
+            ));
     };
     let pin = |image: bundler::lock::LockedImage| Pin {
         reference: image.reference,
@@ -57,4 +59,3 @@ fn pins(args: &Args) -> Result<Pins> {
     };
     Ok(Pins::new(lock.images.into_iter().map(pin)))
 }
-

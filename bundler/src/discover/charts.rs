@@ -100,7 +100,7 @@ impl Subject<'_> {
         let said = |reference: &crate::reference::Reference, place: &str| Found {
             release: None,
             text: reference.to_string(),
-            reference: reference.clone(),
+            reference: Some(reference.clone()),
             place: place.into(),
             kind: super::place::Kind::Field,
             class: Class::Image,

@@ -32,14 +32,12 @@ pub struct Asking {
 /// # Errors
 /// When a registry can't be reached: what is certain must not depend on luck.
 pub async fn confirm(all: &mut [Found], asking: &Asking, client: &Client) -> Result<()> {
-    let images: BTreeSet<Reference> =
-        all.iter().filter(|f| f.is_wanted()).map(|f| f.reference.normalised()).collect();
+    let images: BTreeSet<Reference> = all.iter().filter(|f| f.is_wanted()).filter_map(Found::full).collect();
     let named: BTreeSet<&str> =
         images.iter().map(Reference::registry).chain(asking.listed.iter().map(String::as_str)).collect();
     let mut answers: BTreeMap<Reference, Result<(), String>> = BTreeMap::new();
     let mut open = BTreeSet::new();
-    for found in all.iter().filter(|f| !f.is_wanted() && f.why.is_none()) {
-        let reference = found.reference.normalised();
+    for reference in all.iter().filter(|f| f.is_open()).filter_map(Found::full) {
         if images.contains(&reference) || asking.known.contains(&reference) {
             answers.insert(reference, Ok(()));
         } else if named.contains(reference.registry()) {
@@ -56,8 +54,8 @@ pub async fn confirm(all: &mut [Found], asking: &Asking, client: &Client) -> Res
     });
     let asked: Vec<_> = jobs.buffer_unordered(PARALLEL).try_collect().await?;
     answers.extend(asked);
-    for found in all.iter_mut().filter(|f| !f.is_wanted() && f.why.is_none()) {
-        match answers.get(&found.reference.normalised()) {
+    for found in all.iter_mut().filter(|f| f.is_open()) {
+        match found.full().and_then(|reference| answers.get(&reference)) {
             Some(Ok(())) => found.class = Class::Certain,
             Some(Err(why)) => found.why = Some(why.clone()),
             None => {}

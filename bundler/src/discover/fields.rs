@@ -1,9 +1,8 @@
 //! References spelled as sibling fields: `registry`, `repository`, `tag`, `digest`, in the spellings that values and
-//! custom resources have (`image` + `tag`, `imageRepository` + `imageTag`, `sidecarImage` + `sidecarVersion`).
+//! custom resources have (`image` + `tag`, `imageRepository` + `imageTag`, `sidecarImage` + `sidecarVersion`), as pairs of
+//! environment variables (`X_IMAGE`, `X_IMAGE_TAG`) and of flags (`--x-image-repository`, `--x-image-tag`).
 
-use std::borrow::Cow;
-
-use super::words::{Role, contains_image, ends_with_image, has_host, has_version};
+use super::words::{Role, contains_image, ends_with_image, has_host, has_version, is_component};
 use crate::yaml::{Node, NodeId, Segment, Step, Stream, Use};
 
 /// Most fields of an object in which siblings are looked for.
@@ -14,7 +13,9 @@ const MAX_FIELDS: usize = 256;
 enum Part {
     Registry,
     Repository,
-    /// Also a repository, where there is none of the above: its rank among these.
+    /// `image`, which may be the repository or its last component.
+    Image,
+    /// A repository or its last component, where something says that an image is meant.
     Name,
     Tag,
     /// A tag, where the object has none.
@@ -22,15 +23,26 @@ enum Part {
     Digest,
 }
 
+/// Where a field's value stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The scalar.
+    pub id: NodeId,
+    /// What stands before it in the same scalar: `--image-tag=`.
+    pub lead: String,
+}
+
 /// The fields that name an image together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fields {
     /// The field with the registry, if there is one.
-    pub registry: Option<NodeId>,
+    pub registry: Option<Slot>,
     /// The field with the repository.
-    pub repository: NodeId,
+    pub repository: Slot,
+    /// The repository's last component, if that is a field of its own.
+    pub below: Option<String>,
     /// The field with the digest, empty or not, if there is one.
-    pub digest: Option<NodeId>,
+    pub digest: Option<Slot>,
     /// Whether the digest is written without its algorithm.
     pub bare_digest: bool,
 }
@@ -41,15 +53,28 @@ pub(super) enum Told {
     Alone,
     /// A part of a reference that is told with its repository.
     Elsewhere,
-    /// The repository, with all that its siblings add.
-    Here { text: String, role: Role, fields: Fields },
+    /// The repository, with all that its siblings add: in one way, or in two where it can be read so.
+    Here(Vec<(String, Role, Fields)>),
+}
+
+/// A field of an object, a list of environment variables, or a command line.
+#[derive(Clone, Copy)]
+struct Field<'a> {
+    key: &'a str,
+    id: NodeId,
+    lead: &'a str,
+    value: &'a str,
+}
+
+impl Field<'_> {
+    fn slot(&self) -> Slot {
+        Slot { id: self.id, lead: self.lead.into() }
+    }
 }
 
 /// Reads a scalar together with its siblings.
 pub(super) fn fields(stream: &Stream<'_>, at: Use<'_>) -> Told {
-    let Some(Step { parent, segment: Segment::Key(key) }) = at.path.last().copied() else {
-        return Told::Alone;
-    };
+    let Some(key) = own_key(stream, at) else { return Told::Alone };
     let Some((own, prefix)) = part(key) else { return Told::Alone };
     let parent_says = at.path.iter().rev().skip(1).find_map(|step| match step.segment {
         Segment::Key(key) => Some(ends_with_image(key)),
@@ -60,116 +85,214 @@ pub(super) fn fields(stream: &Stream<'_>, at: Use<'_>) -> Told {
     if own == Part::Name && !contains_image(key) && !parent_says {
         return Told::Alone;
     }
-    let Node::Mapping(entries) = stream.node(parent) else { return Told::Alone };
-    if entries.len() > MAX_FIELDS {
+    let all = siblings(stream, at);
+    let group = Group::of(&all, prefix, parent_says);
+    let Some(repository) = group.repository.or(group.image).or(group.name) else { return Told::Alone };
+    if repository.value.contains("://") || has_version(repository.value) {
         return Told::Alone;
     }
-    let siblings = Siblings::of(stream, parent, entries, prefix, parent_says);
-    let Some((repository_key, repository, value)) = siblings.repository else { return Told::Alone };
-    let says_image = siblings.registry.is_some()
-        || contains_image(repository_key)
+    let meant = contains_image(repository.key) || parent_says;
+    let version = group.version.filter(|_| meant || has_host(repository.value));
+    let lone = || lone_version(&all).filter(|_| group.digest.is_none());
+    let tag = group.tag.or(version).or_else(lone);
+    if tag.is_none() && group.digest.is_none() {
+        return Told::Alone;
+    }
+    let below = group.image.or(group.name).filter(|below| {
+        below.id != repository.id && is_component(below.value) && repository.value.contains(['/', '.'])
+    });
+    let is_told = [group.registry, tag, group.digest, below].iter().flatten().any(|f| f.id == at.id);
+    if is_told || group.digest_field.is_some_and(|field| field.id == at.id) {
+        return Told::Elsewhere;
+    }
+    if repository.id != at.id {
+        return Told::Alone;
+    }
+    let says_image = meant
+        || group.registry.is_some()
+        || below.is_some()
         || at.path.iter().any(|step| matches!(step.segment, Segment::Key(key) if contains_image(key)));
-    let version =
-        siblings.version.filter(|_| contains_image(repository_key) || parent_says || has_host(value));
-    let Some(tag) = siblings.tag.or(version).map(Some).or(siblings.digest.map(|_| None)) else {
-        return Told::Alone;
+    let mut ways = vec![];
+    for below in [below.map(Some), Some(None)].into_iter().flatten() {
+        let (text, fields) = group.reference(repository, below, tag);
+        let role = match (says_image, has_host(&text)) {
+            (true, _) => Role::Named,
+            // `repository` and `tag` alone may be git's.
+            (false, true) => Role::Likely,
+            (false, false) => Role::Word,
+        };
+        ways.push((text, role, fields));
+    }
+    Told::Here(ways)
+}
+
+/// The name of a scalar as a field: its key, the name of the environment variable, or the flag.
+fn own_key<'a>(stream: &'a Stream<'_>, at: Use<'a>) -> Option<&'a str> {
+    match *at.path.last()? {
+        Step { parent, segment: Segment::Key("value") } => stream.text(parent, "name"),
+        Step { segment: Segment::Key(key), .. } => Some(key),
+        Step { parent, segment: Segment::Index(index) } => match flag(&at.scalar.value) {
+            Some((key, lead)) => (!lead.is_empty()).then_some(key),
+            None => flag(stream.item(parent, index.checked_sub(1)?)?).filter(|f| f.1.is_empty()).map(|f| f.0),
+        },
+    }
+}
+
+/// A flag's name, and all up to its value if that stands in the same word.
+fn flag(word: &str) -> Option<(&str, &str)> {
+    let name = word.strip_prefix('-')?.trim_start_matches('-');
+    match name.split_once('=') {
+        Some((name, value)) => Some((name, &word[..word.len() - value.len()])),
+        None => Some((name, "")),
+    }
+}
+
+/// All fields beside a scalar, its own included; at most [`MAX_FIELDS`].
+fn siblings<'a>(stream: &'a Stream<'_>, at: Use<'a>) -> Vec<Field<'a>> {
+    let scalar = |id: NodeId| match stream.node(id) {
+        Node::Scalar(scalar) if !scalar.is_null() => Some(&*scalar.value),
+        _ => None,
     };
-    if has_version(value) {
-        return Told::Alone;
-    }
-    match own {
-        Part::Version if siblings.tag.is_some() || version.is_none() => return Told::Alone,
-        Part::Repository | Part::Name if key != repository_key => return Told::Alone,
-        Part::Repository | Part::Name => {}
-        _ => return Told::Elsewhere,
-    }
-    let mut text = String::new();
-    if let Some((_, registry)) = siblings.registry {
-        text.extend([registry.trim_end_matches('/'), "/"]);
-    }
-    text.push_str(value);
-    if let Some(tag) = tag {
-        text.extend([if tag.starts_with("sha256:") { "@" } else { ":" }, tag]);
-    }
-    let bare_digest = siblings.digest.is_some_and(|digest| !digest.starts_with("sha256:"));
-    if let Some(digest) = siblings.digest {
-        text.extend(["@", if bare_digest { "sha256:" } else { "" }, digest]);
-    }
-    let role = match (says_image, has_host(&text)) {
-        (true, _) => Role::Named,
-        // `repository` and `tag` alone may be git's.
-        (false, true) => Role::Likely,
-        (false, false) => Role::Word,
+    let field = |object, key: &'a str, name: &str| {
+        // Of equal keys the last; null says nothing, and can't be written over.
+        let id = stream.get(object, name)?;
+        Some(Field { key, id, lead: "", value: scalar(id)? })
     };
-    let registry = siblings.registry.map(|(id, _)| id);
-    Told::Here {
-        text,
-        role,
-        fields: Fields { registry, repository, digest: siblings.digest_field, bare_digest },
+    let list = |id| match stream.node(id) {
+        Node::Sequence(items) if items.len() <= MAX_FIELDS => &items[..],
+        _ => &[],
+    };
+    match at.path {
+        [
+            ..,
+            Step { parent: items, segment: Segment::Index(_) },
+            Step { segment: Segment::Key("value"), .. },
+        ] => {
+            let variable = |item: &NodeId| field(*item, stream.text(*item, "name")?, "value");
+            list(*items).iter().filter_map(variable).collect()
+        }
+        [.., Step { parent, segment: Segment::Key(_) }] => match stream.node(*parent) {
+            Node::Mapping(entries) if entries.len() <= MAX_FIELDS => {
+                let fields = entries.iter().filter(|(key, _)| part(key).is_some());
+                fields.filter_map(|(key, _)| field(*parent, key, key)).collect()
+            }
+            _ => vec![],
+        },
+        [.., Step { parent, segment: Segment::Index(_) }] => {
+            let words: Vec<_> =
+                list(*parent).iter().map(|id| (stream.target(*id), scalar(*id).unwrap_or(""))).collect();
+            let argument = |(i, (id, word)): (usize, &(NodeId, &'a str))| match flag(word)? {
+                (key, "") => {
+                    let (id, value) = *words.get(i + 1).filter(|(_, next)| !next.starts_with('-'))?;
+                    Some(Field { key, id, lead: "", value })
+                }
+                (key, lead) => Some(Field { key, id: *id, lead, value: &word[lead.len()..] }),
+            };
+            words.iter().enumerate().filter_map(argument).collect()
+        }
+        [] => vec![],
+    }
+}
+
+/// A version that says of itself that it is an image's, if it is the only one: `defaultImageVersion`.
+fn lone_version<'a>(all: &[Field<'a>]) -> Option<Field<'a>> {
+    let is_version = |f: &&Field<'_>| {
+        !f.value.is_empty()
+            && contains_image(f.key)
+            && matches!(part(f.key), Some((Part::Tag | Part::Version, _)))
+    };
+    let is_repository = |f: &&Field<'_>| matches!(part(f.key), Some((Part::Repository | Part::Image, _)));
+    let mut versions = all.iter().filter(is_version);
+    match (versions.next(), versions.next(), all.iter().filter(is_repository).count()) {
+        (Some(only), None, 1) => Some(*only),
+        _ => None,
     }
 }
 
 /// What fields of one prefix say; empty ones say nothing.
 #[derive(Default)]
-struct Siblings<'a> {
-    registry: Option<(NodeId, &'a str)>,
-    repository: Option<(&'a str, NodeId, &'a str)>,
-    tag: Option<&'a str>,
-    version: Option<&'a str>,
-    digest: Option<&'a str>,
-    digest_field: Option<NodeId>,
+struct Group<'a> {
+    registry: Option<Field<'a>>,
+    repository: Option<Field<'a>>,
+    image: Option<Field<'a>>,
+    name: Option<Field<'a>>,
+    tag: Option<Field<'a>>,
+    version: Option<Field<'a>>,
+    digest: Option<Field<'a>>,
+    digest_field: Option<Field<'a>>,
 }
 
-impl<'a> Siblings<'a> {
-    fn of(
-        stream: &'a Stream<'_>,
-        parent: NodeId,
-        entries: &'a [(Cow<'_, str>, NodeId)],
-        prefix: &str,
-        parent_says: bool,
-    ) -> Self {
-        let mut all = Self::default();
-        let mut rank = 0;
-        for (key, _) in entries {
-            let Some((part, _)) = part(key).filter(|(_, other)| other.eq_ignore_ascii_case(prefix)) else {
-                continue;
-            };
-            // Of equal keys the last; null says nothing, and can't be written over.
-            let (Some(id), Some(value)) = (stream.get(parent, key), stream.text(parent, key)) else {
+impl<'a> Group<'a> {
+    fn of(all: &[Field<'a>], prefix: &str, parent_says: bool) -> Self {
+        let mut group = Self::default();
+        for field in all {
+            let Some((part, _)) = part(field.key).filter(|(_, other)| same_prefix(other, prefix)) else {
                 continue;
             };
             if part == Part::Digest {
-                all.digest_field = Some(id);
+                group.digest_field = Some(*field);
             }
-            if value.is_empty() {
+            if field.value.is_empty() {
                 continue;
             }
-            match part {
-                Part::Registry => all.registry = Some((id, value)),
-                Part::Repository | Part::Name => {
-                    let own = match part {
-                        Part::Name if !contains_image(key) && !parent_says => 0,
-                        Part::Name => 1,
-                        _ if key.to_ascii_lowercase().ends_with("image") => 2,
-                        _ => 3,
-                    };
-                    if own >= rank && own > 0 {
-                        (rank, all.repository) = (own, Some((&**key, id, value)));
-                    }
-                }
-                Part::Tag => all.tag = Some(value),
-                Part::Version => all.version = Some(value),
-                Part::Digest => all.digest = Some(value),
-            }
+            let slot = match part {
+                Part::Registry => &mut group.registry,
+                Part::Repository => &mut group.repository,
+                Part::Image => &mut group.image,
+                Part::Name if !contains_image(field.key) && !parent_says => continue,
+                Part::Name => &mut group.name,
+                Part::Tag => &mut group.tag,
+                Part::Version => &mut group.version,
+                Part::Digest => &mut group.digest,
+            };
+            *slot = Some(*field);
         }
-        all
+        group
     }
+
+    fn reference(
+        &self,
+        repository: Field<'a>,
+        below: Option<Field<'a>>,
+        tag: Option<Field<'a>>,
+    ) -> (String, Fields) {
+        let mut text = String::new();
+        if let Some(registry) = self.registry {
+            text.extend([registry.value.trim_end_matches('/'), "/"]);
+        }
+        text.push_str(repository.value.trim_end_matches('/'));
+        below.iter().for_each(|below| text.extend(["/", below.value]));
+        if let Some(tag) = tag {
+            text.extend([if tag.value.starts_with("sha256:") { "@" } else { ":" }, tag.value]);
+        }
+        let bare_digest = self.digest.is_some_and(|digest| !digest.value.starts_with("sha256:"));
+        if let Some(digest) = self.digest {
+            text.extend(["@", if bare_digest { "sha256:" } else { "" }, digest.value]);
+        }
+        let fields = Fields {
+            registry: self.registry.map(|field| field.slot()),
+            repository: repository.slot(),
+            below: below.map(|below| below.value.into()),
+            digest: self.digest_field.map(|field| field.slot()),
+            bare_digest,
+        };
+        (text, fields)
+    }
+}
+
+/// `side_car` is `sideCar`.
+fn same_prefix(one: &str, other: &str) -> bool {
+    let plain =
+        |text: &str| text.bytes().filter(u8::is_ascii_alphanumeric).map(|b| b.to_ascii_lowercase()).collect();
+    let (one, other): (Vec<u8>, Vec<u8>) = (plain(one), plain(other));
+    one == other
 }
 
 /// What a key says, and which of several images it says it of: the key without that, and without `image`.
 fn part(key: &str) -> Option<(Part, &str)> {
-    const PARTS: [(&str, Part); 9] = [
+    const PARTS: [(&str, Part); 10] = [
         ("registry", Part::Registry),
+        ("hub", Part::Registry),
         ("repository", Part::Repository),
         ("repo", Part::Repository),
         ("name", Part::Name),
@@ -185,7 +308,7 @@ fn part(key: &str) -> Option<(Part, &str)> {
     };
     let trimmed = |at: usize| key[..at].trim_end_matches(['-', '_', '.']);
     if let Some(at) = without(key, "image") {
-        return Some((Part::Repository, trimmed(at)));
+        return Some((Part::Image, trimmed(at)));
     }
     let (at, part) = PARTS.iter().find_map(|(end, part)| Some((without(key, end)?, *part)))?;
     let prefix = trimmed(at);

@@ -18,7 +18,7 @@ use super::words::{self, contains_image, ends_with_image, is_component, pieces};
 use crate::error::Result;
 use crate::yaml::{Node, NodeId, Segment, Step, Stream, Use};
 
-pub use super::fields::Fields;
+pub use super::fields::{Fields, Slot};
 pub use super::words::Role;
 
 /// Most levels of documents within documents.
@@ -113,9 +113,15 @@ fn scalar(spot: &Spot<'_>, visitor: &mut dyn Visitor, edits: &mut Edits) -> Resu
     }
     match fields(spot.stream, spot.at) {
         Told::Elsewhere => return Ok(()),
-        Told::Here { text, role, fields } => {
-            let mention = Mention { spot, text: text.into(), spelling: Spelling::Fields(fields), role };
-            return visitor.visit(&mention).map(|exchange| edit(spot.at.id, exchange, edits));
+        Told::Here(ways) => {
+            for (text, role, fields) in ways {
+                let mention = Mention { spot, text: text.into(), spelling: Spelling::Fields(fields), role };
+                if let Some(exchange) = visitor.visit(&mention)? {
+                    edit(spot.at.id, Some(exchange), edits);
+                    break;
+                }
+            }
+            return Ok(());
         }
         Told::Alone => {}
     }
@@ -224,8 +230,15 @@ impl Visitor for Seen<'_> {
     fn visit(&mut self, mention: &Mention<'_>) -> Result<Option<Exchange>> {
         let exchange = self.visitor.visit(mention)?;
         self.texts.insert(mention.text.clone().into_owned());
-        if let Some(Exchange::Text(to)) = &exchange {
-            self.texts.insert(to.clone());
+        if matches!(mention.spelling, Spelling::Fields(_)) {
+            self.texts.insert(mention.spot.at.scalar.value.clone().into_owned());
+        }
+        match &exchange {
+            None => {}
+            Some(Exchange::Text(to)) => {
+                self.texts.insert(to.clone());
+            }
+            Some(Exchange::Fields(all)) => self.texts.extend(all.iter().map(|(_, to)| to.clone())),
         }
         Ok(exchange)
     }

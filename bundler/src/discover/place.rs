@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::words;
 use crate::yaml::{Node, Segment, Stream, Use};
 
 /// A scalar's place: in a stream, or in a document that is a scalar of another one.
@@ -83,6 +84,12 @@ impl Spot<'_> {
             _ => "",
         };
         key(1) == "name" && (matches!(key(2), "metadata" | "roleRef") || key(3) == "subjects")
+    }
+
+    /// Whether it, or what it is in, is text for people.
+    pub(super) fn is_prose(&self) -> bool {
+        let is_prose = matches!(self.at.path.last(), Some(step) if matches!(step.segment, Segment::Key(key) if words::is_prose(key)));
+        is_prose || self.within.is_some_and(Spot::is_prose)
     }
 
     /// What kind of place it is; `is_pod` says that it is a pod spec's image.

@@ -45,13 +45,15 @@ pub(super) fn role(value: &str, piece: &Piece, outer: Option<&str>) -> Option<Ro
         return versioned.then_some(Role::Doubtful);
     }
     let inner = inner_name(before);
-    let says_image = inner.or(outer).is_some_and(ends_with_image) || is_pulled(before);
+    let says_image = inner.or(outer).is_some_and(ends_with_image)
+        || is_pulled(before)
+        || list_name(before).is_some_and(ends_with_image);
     let has_name = inner.is_some() || text.len() == value.len() || outer.is_some_and(contains_image);
     let role = match (versioned, has_host) {
         (true, true) if has_name || piece.scheme => Role::Named,
         (true, true) => Role::Likely,
         (true, false) | (false, true) if says_image => Role::Named,
-        (false, true) if piece.scheme => Role::Likely,
+        (false, true) if piece.scheme || inner.or(outer).is_some_and(says_repository) => Role::Likely,
         _ if says_image => Role::Likely,
         (true, false) => Role::Word,
         (false, _) => return None,
@@ -114,8 +116,10 @@ fn is_bare_image(before: &str, after: &str) -> bool {
 
 /// `docker pull`, `crictl pull`, `ctr images pull`; not `git pull`, and not "to pull up".
 fn is_pulled(before: &str) -> bool {
-    const PROGRAMS: [&str; 8] = ["docker", "podman", "nerdctl", "crictl", "images", "image", "buildah", "crane"];
-    let mut words = before.split(|c: char| c.is_whitespace() || "\"',[".contains(c)).rev().filter(|w| !w.is_empty());
+    const PROGRAMS: [&str; 8] =
+        ["docker", "podman", "nerdctl", "crictl", "images", "image", "buildah", "crane"];
+    let mut words =
+        before.split(|c: char| c.is_whitespace() || "\"',[".contains(c)).rev().filter(|w| !w.is_empty());
     before.ends_with([' ', '"', '\''])
         && words.next() == Some("pull")
         && words.next().is_some_and(|program| PROGRAMS.iter().any(|known| program.ends_with(known)))
@@ -123,7 +127,7 @@ fn is_pulled(before: &str) -> bool {
 
 /// What a piece of a longer text is called, from the text before it: `NAME: `, `NAME=`, `"NAME":"`, `--NAME `.
 fn inner_name(before: &str) -> Option<&str> {
-    const QUOTES: [char; 5] = [' ', '\t', '"', '\'', '\\'];
+    const QUOTES: [char; 7] = [' ', '\t', '"', '\'', '\\', '*', '['];
     let called = before.trim_end_matches(QUOTES);
     let (name, is_flag) = match called.strip_suffix([':', '=']) {
         Some(name) => (name.trim_end_matches(QUOTES), false),
@@ -134,13 +138,51 @@ fn inner_name(before: &str) -> Option<&str> {
     (!name.is_empty() && (called.ends_with([':', '=']) || (is_flag && name.starts_with('-')))).then_some(name)
 }
 
+/// What a list is called that a piece is in, in one line: `IMAGES="a:1,b:2` and `--images a:1 b:2` before `c:3`, and
+/// `--image-map=x=` before `a:1`. All in between must look like items.
+fn list_name(before: &str) -> Option<&str> {
+    let line = line_before(before);
+    let is_separator = |c: char| " ,;|\"'[](){}\t".contains(c);
+    let (mut end, mut items) = (line.len(), 0);
+    while items < MAX_ITEMS {
+        let text = line[..end].trim_end_matches(is_separator);
+        let start = text.rfind(is_separator).map_or(0, |at| at + 1);
+        let word = &text[start..];
+        let name = word.split_once('=').map(|(name, _)| name).or_else(|| word.strip_suffix([':', '=']));
+        if name.is_some() || word.starts_with('-') {
+            return Some(name.unwrap_or(word).trim_end_matches(['"', '\'', '\\']));
+        }
+        // `images = [`: the name stands apart from its mark.
+        if word == "=" || word == ":" {
+            let text = text[..start].trim_end_matches(is_separator);
+            return Some(text.rsplit(is_separator).next().unwrap_or(text));
+        }
+        if word.is_empty() || !(has_version(word) || word.contains('/')) {
+            return None;
+        }
+        (end, items) = (start, items + 1);
+    }
+    None
+}
+
+/// How many items before one are looked through for their list's name.
+const MAX_ITEMS: usize = 32;
+
+/// The line so far; of a long one its end, since a text has many pieces.
+fn line_before(before: &str) -> &str {
+    const FAR: usize = 1024;
+    let start = before.len().saturating_sub(FAR);
+    let start = (start..=before.len()).find(|at| before.is_char_boundary(*at)).unwrap_or(before.len());
+    before[start..].rsplit('\n').next().unwrap_or_default()
+}
+
 fn is_comment(before: &str) -> bool {
-    let line = before.rsplit('\n').next().unwrap_or(before).trim_start();
+    let line = line_before(before).trim_start();
     line.starts_with('#') || line.starts_with("//")
 }
 
 /// Keys whose text is for people.
-fn is_prose(name: &str) -> bool {
+pub(super) fn is_prose(name: &str) -> bool {
     ["description", "help", "summary", "notes", "comment", "title"]
         .iter()
         .any(|key| name.eq_ignore_ascii_case(key))
@@ -150,9 +192,23 @@ pub(super) fn contains_image(name: &str) -> bool {
     name.as_bytes().windows(5).any(|window| window.eq_ignore_ascii_case(b"image"))
 }
 
+/// `image`, `baseImages`, `X_IMAGE_NAME`, `imageRef`, `image-url`.
 pub(super) fn ends_with_image(name: &str) -> bool {
-    let name = name.trim_end_matches(['s', 'S']).as_bytes();
-    name.len() >= 5 && name[name.len() - 5..].eq_ignore_ascii_case(b"image")
+    let ends = |name: &str, end: &str| {
+        let at = name.len().checked_sub(end.len()).filter(|at| name.is_char_boundary(*at))?;
+        name[at..].eq_ignore_ascii_case(end).then_some(at)
+    };
+    let is_image = |name: &str| ends(name.trim_end_matches(['s', 'S']), "image").is_some();
+    let without =
+        |end| ends(name, end).is_some_and(|at| is_image(name[..at].trim_end_matches(['-', '_', '.'])));
+    is_image(name)
+        || ["name", "ref", "reference", "url", "uri", "repository", "repo", "spec"].into_iter().any(without)
+}
+
+/// A name whose value may be a repository without a tag: the program knows that.
+fn says_repository(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["image", "repo", "registry"].iter().any(|part| name.contains(part))
 }
 
 /// Whether a tag or a digest is written.
@@ -180,6 +236,10 @@ pub(super) fn is_component(text: &str) -> bool {
 
 /// Whether a word's end is a tag rather than a port: `postgres:16` and `ubuntu:20240101`, but not `redis:6379`.
 pub(super) fn has_plausible_tag(text: &str) -> bool {
+    // `16:9`, `8080:http`.
+    if text.split(':').next().is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit() || b == b'.')) {
+        return false;
+    }
     let tag = text.rsplit_once(':').map_or("", |(_, tag)| tag);
     match tag.parse::<u64>() {
         Ok(number) => number < 80 || tag.len() >= 6,

@@ -7,9 +7,9 @@ use serde::Deserialize;
 use super::{Lock, LockedChart, LockedFile, LockedImage, LockedValues, VERSION};
 use crate::chart::{self, Chart};
 use crate::digest::Digest;
-use crate::discover::Found;
 use crate::discover::charts::Subject;
 use crate::discover::confirm::{Asking, confirm};
+use crate::discover::{Class, Found};
 use crate::error::{Error, Result};
 use crate::fetch;
 use crate::helm::Helm;
@@ -69,6 +69,15 @@ pub async fn pin(
         wanted.entry(image.reference.normalised()).or_default().insert("bundle.toml".into());
     }
     let Survey { charts, mut found } = survey(spec, previous, update, helm, sources).await?;
+    let unreadable = found.iter().filter(|f| f.class == Class::Unreadable);
+    let unreadable: String = unreadable
+        .map(|f| format!("\n  chart {}: {}: {:?}", f.release.as_deref().unwrap_or_default(), f.place, f.text))
+        .collect();
+    if !unreadable.is_empty() {
+        let why = format!("images of pods that are no references:{unreadable}");
+        return Err(Error::input("looking for the charts' images", why)
+            .hint("set them by the charts' values in bundle.toml"));
+    }
     let asking = Asking {
         listed: spec.registries.iter().cloned().collect(),
         known: previous
@@ -83,9 +92,11 @@ pub async fn pin(
     let (taken, mut possible): (Vec<_>, Vec<_>) = found.into_iter().partition(Found::is_wanted);
     for found in taken {
         let place = format!("chart {}: {}", found.release.as_deref().unwrap_or_default(), found.place);
-        wanted.entry(found.reference.normalised()).or_default().insert(place);
+        if let Some(reference) = found.full() {
+            wanted.entry(reference).or_default().insert(place);
+        }
     }
-    possible.retain(|found| !wanted.contains_key(&found.reference.normalised()));
+    possible.retain(|found| found.full().is_none_or(|reference| !wanted.contains_key(&reference)));
 
     let mut images = Vec::new();
     for (reference, asked_by) in wanted {

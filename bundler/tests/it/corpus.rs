@@ -39,7 +39,8 @@ fn every_reference_is_found_with_its_places() {
         let found = discover(&manifests).expect(&name);
         let mut kinds: BTreeMap<Reference, BTreeSet<String>> = BTreeMap::new();
         for Found { reference, kind, .. } in &found {
-            kinds.entry(reference.normalised()).or_default().insert(kind.to_string());
+            let reference = reference.as_ref().expect("a reference").normalised();
+            kinds.entry(reference).or_default().insert(kind.to_string());
         }
         for (text, places) in &truth.refs {
             let seen = kinds.get(&full(text)).unwrap_or_else(|| panic!("{name}: {text} was not found"));
@@ -48,7 +49,7 @@ fn every_reference_is_found_with_its_places() {
         let true_ones: BTreeSet<Reference> = truth.refs.keys().map(|text| full(text)).collect();
         let wrong: Vec<_> = found
             .iter()
-            .filter(|f| f.is_wanted() && !true_ones.contains(&f.reference.normalised()))
+            .filter(|f| f.is_wanted() && f.full().is_none_or(|r| !true_ones.contains(&r)))
             .collect();
         assert!(wrong.is_empty(), "{name}: {wrong:?}");
     }

@@ -161,7 +161,7 @@ fn text(spot: &Spot<'_>, value: &str, visitor: &mut dyn Visitor) -> Result<Optio
         return Ok(None);
     }
     let outer = outer_name(spot.stream, spot.at);
-    if !value.contains([':', '@', '/', ' ', '\n']) || visitor.means(value) {
+    if !value.contains([':', '@', '/', ' ', '\n', '=']) || visitor.means(value) {
         let is_image = is_component(value) && outer.is_some_and(ends_with_image) || visitor.means(value);
         let whole = Mention {
             spot,

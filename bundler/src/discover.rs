@@ -125,7 +125,10 @@ impl Visitor for Finder {
             Role::Doubtful => return Ok(None),
             // A schema's documentation.
             Role::Remark if mention.spot.is_schema() => return Ok(None),
-            Role::Word if !words::has_plausible_tag(&mention.text) || mention.spot.is_identity() => {
+            Role::Word
+                if (!mention.text.contains('/') && !words::has_plausible_tag(&mention.text))
+                    || mention.spot.is_identity() =>
+            {
                 return Ok(None);
             }
             Role::PodImage => None,

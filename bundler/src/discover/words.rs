@@ -101,17 +101,20 @@ fn split_run(run: &str, start: usize, certain: bool, pieces: &mut Vec<Piece>) {
     }
     for (colon, _) in run.match_indices(':').filter(|(colon, _)| !run[colon + 1..].starts_with("//")) {
         // `image:redis:8`, as properties and hand-written YAML have it.
-        push(colon + 1, certain && ends_with_image(&run[..colon]), false);
+        let name = &run[..colon];
+        push(colon + 1, certain && !name.contains('/') && ends_with_image(name), false);
     }
 }
 
 /// URL schemes of images and OCI artifacts: skopeo's transports, the engine's status, helm's, BuildKit's.
 const SCHEMES: [&str; 5] = ["docker", "oci", "docker-pullable", "docker-image", "containers-storage"];
 
-/// What stands around a bare word that is called an image, in one line: `image: busybox`, `--image=busybox`.
+/// What stands around a bare word that is meant as an image: `--image=busybox`, `--image busybox`, `pull busybox`. Not
+/// `image: busybox`, which is read as YAML, or is prose.
 fn is_bare_image(before: &str, after: &str) -> bool {
     let ends = after.is_empty() || after.starts_with([' ', '\n', '\r', '"', '\'', ',', ';', '}', ']', '\\']);
-    ends && (inner_name(before).is_some_and(ends_with_image) || is_pulled(before))
+    let is_argument = || !before.trim_end_matches(['"', '\'', ' ']).ends_with(':');
+    ends && (is_pulled(before) || (inner_name(before).is_some_and(ends_with_image) && is_argument()))
 }
 
 /// `docker pull`, `crictl pull`, `ctr images pull`; not `git pull`, and not "to pull up".
@@ -231,18 +234,27 @@ pub(super) fn has_host(text: &str) -> bool {
 pub(super) fn is_component(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_lowercase())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
-        && !matches!(text, "true" | "false" | "null")
+        && !text.contains('.')
+        && !matches!(text, "true" | "false" | "null" | "none" | "string")
 }
 
-/// Whether a word's end is a tag rather than a port: `postgres:16` and `ubuntu:20240101`, but not `redis:6379`.
+/// Whether a word without a registry or path, under a name that says nothing of images, may still be one: whether its end
+/// looks like a tag rather than a port, a role or a rule. `postgres:16`, `nginx:stable-alpine`, `ubuntu:20240101`, but not
+/// `redis:6379`, `system:auth-delegator`, `16:9`.
 pub(super) fn has_plausible_tag(text: &str) -> bool {
-    // `16:9`, `8080:http`.
-    if text.split(':').next().is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit() || b == b'.')) {
+    const TAGS: [&str; 16] = [
+        "latest", "stable", "edge", "main", "master", "dev", "nightly", "canary", "lts", "alpine", "slim",
+        "bookworm", "bullseye", "trixie", "noble", "jammy",
+    ];
+    let Some((name, tag)) = text.rsplit_once(':') else { return false };
+    if name.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return false;
     }
-    let tag = text.rsplit_once(':').map_or("", |(_, tag)| tag);
-    match tag.parse::<u64>() {
-        Ok(number) => number < 80 || tag.len() >= 6,
-        Err(_) => !tag.is_empty(),
+    if let Ok(number) = tag.parse::<u64>() {
+        return number < 80 || tag.len() >= 6;
     }
+    let digits = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+    let is_version = digits(tag) || tag.strip_prefix('v').is_some_and(digits);
+    (is_version && tag.contains(['.', '-', 'v']))
+        || tag.split(['-', '_', '.']).any(|part| TAGS.contains(&part))
 }

@@ -35,6 +35,9 @@ pub enum NameError {
          and has at most {LABEL_LENGTH}"
     )]
     Namespace(String),
+    /// Not a name of a Secret.
+    #[error("{0:?} is not a name of a Secret: lower-case letters, digits, dashes and dots")]
+    Secret(String),
     /// It can't be in a kubeconfig that anybody made on purpose.
     #[error("context {0:?} is empty, starts with a dash or has control characters")]
     Context(String),
@@ -83,6 +86,12 @@ pub(crate) fn release(name: &str) -> Result<(), NameError> {
 /// When it is none.
 pub fn namespace(name: &str) -> Result<(), NameError> {
     if is_label(name) { Ok(()) } else { Err(NameError::Namespace(name.into())) }
+}
+
+/// Kubernetes' rule for names of Secrets: a subdomain of RFC 1123.
+pub(crate) fn secret(name: &str) -> Result<(), NameError> {
+    let is_subdomain = name.len() <= 253 && name.split('.').all(is_label);
+    if is_subdomain { Ok(()) } else { Err(NameError::Secret(name.into())) }
 }
 
 /// A kubeconfig's context may be called anything, `arn:aws:eks:…/x` for one, but not what helm takes for a flag.

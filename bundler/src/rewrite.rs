@@ -18,6 +18,10 @@ use crate::format;
 use crate::reference::{Mapping, Reference};
 use crate::yaml::Stream;
 
+mod secrets;
+
+pub use secrets::with_pull_secret;
+
 /// An image of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {

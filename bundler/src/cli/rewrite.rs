@@ -23,6 +23,9 @@ pub struct Args {
     /// The pins; or take them from a bundle with --bundle.
     #[arg(long, value_name = "FILE", default_value = "images.lock", conflicts_with = "bundle")]
     lock_file: PathBuf,
+    /// A Secret with the login for the site's registry: added to `imagePullSecrets` of every pod spec.
+    #[arg(long, value_name = "NAME")]
+    pull_secret: Option<String>,
     /// A bundle, whose signature is checked with --key.
     #[arg(long, value_name = "FILE", requires = "keys")]
     bundle: Option<PathBuf>,
@@ -34,7 +37,10 @@ pub struct Args {
 pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let mapping = mapping(&args.registry, args.strip_host)?;
     let pins = pins(args)?;
-    let manifests = discover::read(&args.manifests)?;
+    let mut manifests = discover::read(&args.manifests)?;
+    if let Some(secret) = &args.pull_secret {
+        manifests = bundler::rewrite::with_pull_secret(&manifests, secret)?;
+    }
     let (text, changes) = bundler::rewrite::checked(&manifests, &pins, &mapping)?;
     let value = serde_json::json!({"manifests": text, "changes": changes});
     printer.document(&value, || text)

@@ -3,6 +3,7 @@
 
 mod bench;
 mod charts;
+mod cluster;
 mod compose;
 mod containerfile;
 mod demo;
@@ -25,6 +26,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   demo [--cluster [CONTEXT]]   the main job from nothing: images, lock, build, air gap, verify, serve, push, run;
                                with --cluster also a real install, by kubeconfig's context
   test [ARGS]                  set up the real parts and run all tests; ARGS go to the test binaries
+  cluster [down|status]        a Kubernetes of one node in a network namespace of its own: brought up, and kept from run to
+                               run; down takes it away
   images [--arm64]             both images from source by the Containerfile, what is in them and how they run, and the
                                compose file with them; with --arm64 the service's also for arm64
   bench service                the service beside Flask, gunicorn and redis-benchmark, as a table
@@ -39,6 +42,9 @@ fn main() -> ExitCode {
         ["demo", "--cluster"] => demo::run(Some(None)),
         ["demo", "--cluster", context] => demo::run(Some(Some(context))),
         ["test", args @ ..] => test::run(args),
+        ["cluster"] => cluster::up(),
+        ["cluster", "down"] => cluster::down(),
+        ["cluster", "status"] => cluster::status(),
         ["images"] => containerfile::run(false),
         ["images", "--arm64"] => containerfile::run(true),
         ["bench", "service"] => bench::service(),

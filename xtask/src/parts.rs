@@ -421,7 +421,7 @@ impl Drop for Scratch {
 }
 
 /// Removes a directory that engines have worked in.
-fn remove(dir: &Path) {
+pub fn remove(dir: &Path) {
     // What an engine mounted and did not unmount would stay in the way.
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let below = |line: &str| line.split(' ').nth(1).map(PathBuf::from).filter(|path| path.starts_with(dir));

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::charts;
+use crate::cluster;
 use crate::sh::{as_root, can_be_root, command, output, run, text};
 use crate::{Failure, Outcome};
 
@@ -31,6 +32,16 @@ const PACKAGES: &[(&str, &str)] = &[
 
 /// Programs out of packages of Debian sid.
 const FROM_SID: &[(&str, &str)] = &[("oras", "oras"), ("cosign", "cosign")];
+
+/// What a node is made of, besides Kubernetes.
+const CLUSTER: &[(&str, &str)] = &[
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("etcd", "etcd-server"),
+    ("iptables", "iptables"),
+    ("conntrack", "conntrack"),
+    ("../lib/cni/bridge", "containernetworking-plugins"),
+];
 
 const HELM_VERSION: &str = "v4.2.4";
 /// What helm's go.mod asks for.
@@ -81,6 +92,15 @@ impl Tools {
     /// Compose, as [`Self::docker_plugins`] has it.
     pub fn docker_compose(&self) -> PathBuf {
         self.bin().join("docker-compose")
+    }
+
+    /// The directory with what `xtask/cluster` is built to; installs what a node needs besides.
+    ///
+    /// # Errors
+    /// When a package can't be had, or Go can't build it.
+    pub fn cluster(&self) -> Result<PathBuf, Failure> {
+        packages(CLUSTER)?;
+        cluster::build(&self.home, || self.go())
     }
 
     /// The directory with Debian sid's Prometheus 3 and its promtool: Debian 12's knows no `promtool check ready`.

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`, `cargo xtask env`.
+//! The project's own commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask cluster`, `cargo xtask bench`, `cargo xtask env`.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a developer's tool: its output is its purpose
 
 mod bench;
@@ -25,7 +25,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   demo [--cluster [CONTEXT]]   the main job from nothing: images, lock, build, air gap, verify, serve, push, run;
                                with --cluster also a real install, by kubeconfig's context
-  test [ARGS]                  set up the real parts and run all tests; ARGS go to the test binaries
+  test [--cluster] [ARGS]      set up the real parts and run all tests, with --cluster those on a Kubernetes too; ARGS go to
+                               the test binaries
   cluster [down|status]        a Kubernetes of one node in a network namespace of its own: brought up, and kept from run to
                                run; down takes it away
   images [--arm64]             both images from source by the Containerfile, what is in them and how they run, and the
@@ -41,7 +42,8 @@ fn main() -> ExitCode {
         ["demo"] => demo::run(None),
         ["demo", "--cluster"] => demo::run(Some(None)),
         ["demo", "--cluster", context] => demo::run(Some(Some(context))),
-        ["test", args @ ..] => test::run(args),
+        ["test", "--cluster", args @ ..] => test::run(true, args),
+        ["test", args @ ..] => test::run(false, args),
         ["cluster"] => cluster::up(),
         ["cluster", "down"] => cluster::down(),
         ["cluster", "status"] => cluster::status(),

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
+use crate::cluster::{self, Cluster};
 use crate::images::{self, Upstream};
 use crate::parts::{Engine, Place, Registry, Scratch};
 use crate::sh::{command, is_root, output};
@@ -92,15 +93,29 @@ pub fn env() -> Outcome {
     Ok(())
 }
 
-/// Runs all tests; the last line printed is `N passed, N failed, N skipped`.
+/// Runs all tests; the last line printed is `N passed, N failed, N skipped`. Those on a cluster are run `with_cluster`, and
+/// are skipped otherwise; the cluster stays up for the next run, but for continuous integration.
 ///
 /// # Errors
 /// When a part can't be set up, a test fails, or no test ran.
-pub fn run(args: &[&str]) -> Outcome {
+pub fn run(with_cluster: bool, args: &[&str]) -> Outcome {
     let world = World::set_up()?;
-    let environment = world.environment()?;
+    let mut environment = world.environment()?;
+    let mut tally = Tally::default();
+    let mut skip = Vec::new();
+    if with_cluster {
+        let cluster = Cluster::up(&world.tools)?;
+        environment.extend(cluster.environment().into_iter().map(|(name, value)| (name, value.into())));
+    } else {
+        let listed = ["test", "--package", "bundler", "--test", "it", "--", "--list"];
+        skip = on_cluster(&output(&mut command("cargo", &listed))?);
+        tally.skipped += skip.len() as u64;
+    }
     let mut cargo = Command::new("cargo");
     cargo.args(["test", "--workspace", "--no-fail-fast", "--", "--include-ignored"]).args(args);
+    for test in &skip {
+        cargo.args(["--skip", test]);
+    }
     if !is_root() {
         // Tests fill a disk of their own, enter a chroot, and ask containerd.
         let path = world.tools.path()?;
@@ -112,7 +127,6 @@ pub fn run(args: &[&str]) -> Outcome {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|e| format!("starting cargo test: {e}"))?;
-    let mut tally = Tally::default();
     if let Some(stdout) = cargo.stdout.take() {
         for line in BufReader::new(stdout).lines() {
             let line = line.map_err(|e| format!("reading what cargo test prints: {e}"))?;
@@ -122,12 +136,24 @@ pub fn run(args: &[&str]) -> Outcome {
     }
     let status = cargo.wait().map_err(|e| format!("waiting for cargo test: {e}"))?;
     drop(world);
+    if with_cluster && std::env::var_os("CI").is_some() {
+        cluster::down()?;
+    }
+    if !skip.is_empty() {
+        println!("not run: {} tests on a Kubernetes; cargo xtask test --cluster runs them", skip.len());
+    }
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     match (status.success(), tally.passed) {
         (true, 1..) => Ok(()),
         (true, 0) => Err("no test ran".into()),
         (false, _) => Err(format!("tests failed ({status}): see above")),
     }
+}
+
+/// The tests on a cluster, by their whole names, out of what a test binary lists.
+fn on_cluster(listed: &str) -> Vec<String> {
+    let names = listed.lines().filter_map(|line| line.strip_suffix(": test"));
+    names.filter(|name| name.starts_with("cluster::")).map(str::to_owned).collect()
 }
 
 /// This machine's target, as cargo spells it in a variable's name.
@@ -141,6 +167,12 @@ fn target() -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tests_on_a_cluster_are_told_by_their_module() {
+        let listed = "charts::cluster::a: test\ncluster::install::b: test\ncluster::c: benchmark\n\n2 tests";
+        assert_eq!(on_cluster(listed), ["cluster::install::b"]);
+    }
 
     #[test]
     fn result_lines_add_up_and_others_do_not() {

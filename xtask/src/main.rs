@@ -10,6 +10,7 @@ mod demo;
 mod images;
 mod parts;
 mod sh;
+mod survey;
 mod test;
 mod tools;
 
@@ -32,6 +33,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   images [--arm64]             both images from source by the Containerfile, what is in them and how they run, and the
                                compose file with them; with --arm64 the service's also for arm64
   bench service                the service beside Flask, gunicorn and redis-benchmark, as a table
+  survey [--charts FILE]       public charts through helm, discover and rewrite, as a table in docs/charts.md; with
+                               --charts those of another list, and the table only shown
   chart-docs                   write the tables of values into the chart's README
   env                          set up the real parts, print their environment, and keep them until Enter or end of input";
 
@@ -50,6 +53,8 @@ fn main() -> ExitCode {
         ["images"] => containerfile::run(false),
         ["images", "--arm64"] => containerfile::run(true),
         ["bench", "service"] => bench::service(),
+        ["survey"] => survey::run(None),
+        ["survey", "--charts", list] => survey::run(Some(list)),
         ["chart-docs"] => charts::docs(),
         ["env"] => test::env(),
         _ => Err(USAGE.into()),

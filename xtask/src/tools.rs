@@ -76,6 +76,33 @@ impl Tools {
         Ok(tools)
     }
 
+    /// Helm alone: for what needs neither root nor an engine.
+    ///
+    /// # Errors
+    /// When it can't be built.
+    pub fn only_helm() -> Result<Self, Failure> {
+        packages(&[("git", "git")])?;
+        let tools = Self { home: home()? };
+        fs::create_dir_all(tools.bin()).map_err(|e| format!("making {}: {e}", tools.bin().display()))?;
+        tools.helm()?;
+        Ok(tools)
+    }
+
+    /// The helm that [`Self::ensure`] and [`Self::only_helm`] have seen to.
+    pub fn helm_binary(&self) -> PathBuf {
+        self.bin().join("helm")
+    }
+
+    /// A directory for what is to be kept from run to run.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn cache(&self, name: &str) -> Result<PathBuf, Failure> {
+        let directory = self.home.join(name);
+        fs::create_dir_all(&directory).map_err(|e| format!("making {}: {e}", directory.display()))?;
+        Ok(directory)
+    }
+
     /// Compose and buildx, which the machine's docker may lack or have too old: they also run without it, as programs.
     ///
     /// # Errors

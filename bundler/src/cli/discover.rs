@@ -61,7 +61,10 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         }
         all
     };
-    if !args.offline {
+    if args.offline {
+        let open = found.iter_mut().filter(|f| f.class == Class::Possible && f.why.is_none());
+        open.for_each(|f| f.why = Some("no registry was asked (--offline)".into()));
+    } else {
         let listed = listed.into_iter().collect();
         confirm(&mut found, &Asking { listed, forgiving: !args.strict, ..Asking::default() }, &client)
             .await?;

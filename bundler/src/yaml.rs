@@ -6,15 +6,20 @@
 //! beyond ASCII, tags that change a value (`!!binary`), byte-order marks in the middle.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
-use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StructureStyle, options};
+use granit_parser::{Parser, ScalarStyle};
 
 use crate::error::{Error, Result};
 
+mod documents;
+mod events;
+mod lines;
 mod splice;
+
+use documents::{Piece, misread, pieces, without_mark};
+use events::{Builder, parser_options};
 
 /// Longest stream read, in bytes. Helm stores a whole release in one Secret of at most 1 MiB compressed.
 const MAX_SOURCE: usize = 64 << 20;
@@ -68,6 +73,16 @@ pub struct Stream<'s> {
     source: &'s str,
     nodes: Vec<Node<'s>>,
     roots: Vec<NodeId>,
+    documents: Vec<Document>,
+}
+
+/// A document of a stream, up to the next one.
+#[derive(Debug)]
+struct Document {
+    /// Where it starts in the source, with its separator.
+    start: usize,
+    /// Which node is its first, if it has any.
+    nodes: usize,
 }
 
 /// One step from a collection down to a child.
@@ -127,36 +142,14 @@ impl<'s> Stream<'s> {
         if source.len() > MAX_SOURCE {
             return Err(refused(format!("it has more than {MAX_SOURCE} bytes")));
         }
-        if let Some((at, c)) = source.char_indices().find(|(_, c)| is_misread(*c)) {
+        if let Some((at, c)) = misread(source) {
             let why = format!("there is U+{:04X}, which is a line break or an error to helm", u32::from(c));
             return Err(at_line(source, line_of(&source[..at]), &why));
         }
-        let stream = Self { source, ..Self::default() };
-        let mut builder = Builder { stream, ..Builder::default() };
+        let mut builder = Builder::new(source);
         for piece in pieces(source) {
-            let marked = piece.start > 0;
-            let piece = without_mark(source, piece).map_err(|at| {
-                at_line(source, line_of(&source[..at]), "there is a byte-order mark within the document")
-            })?;
-            let Range { start, end } = piece;
-            let failed = |line: usize, why: &str| at_line(source, line_of(&source[..start]) - 1 + line, why);
-            // helm takes blanks off in front of a document, Unicode's too, and a mark that is first then is skipped.
-            let text = source[start..end].trim_start_matches([' ', '\t', '\n', '\r']);
-            if text.starts_with(|c: char| c.is_whitespace() || c == '\u{feff}') {
-                return Err(failed(1, "the document starts with a blank or mark that is none in YAML"));
-            }
-            builder.offset = start;
-            let roots = builder.stream.roots.len();
-            for event in Parser::new_from_str_with_options(&source[piece], parser_options()) {
-                let (event, span) = event.map_err(|e| failed(e.marker().line(), &e.info()))?;
-                builder.take(event, &span).map_err(|why| failed(span.start.line(), &why))?;
-            }
-            // A document with nothing in it counts, for messages; what stands in front of the first separator doesn't.
-            if builder.stream.roots.len() == roots && marked {
-                builder
-                    .scalar("".into(), ScalarStyle::Plain, false, 0, end..end)
-                    .map_err(|why| refused(why.into()))?;
-            }
+            builder.stream.documents.push(Document { start: piece.start, nodes: builder.stream.nodes.len() });
+            document(&mut builder, source, piece)?;
         }
         Ok(builder.stream)
     }
@@ -273,6 +266,35 @@ impl<'a, F: FnMut(Use<'_>) -> Result<()>> Walk<'a, '_, F> {
     }
 }
 
+/// Parses a document: line by line where that is enough, else with the whole of YAML's grammar.
+fn document<'s>(builder: &mut Builder<'s>, source: &'s str, piece: Piece) -> Result<()> {
+    let marked = piece.text.start > 0;
+    let text = without_mark(source, piece.text).map_err(|at| {
+        at_line(source, line_of(&source[..at]), "there is a byte-order mark within the document")
+    })?;
+    let Range { start, end } = text;
+    let failed = |line: usize, why: &str| at_line(source, line_of(&source[..start]) - 1 + line, why);
+    // helm takes blanks off in front of a document, Unicode's too, and a mark that is first then is skipped.
+    let content = source[start..end].trim_start_matches([' ', '\t', '\n', '\r']);
+    if content.starts_with(|c: char| c.is_whitespace() || c == '\u{feff}') {
+        return Err(failed(1, "the document starts with a blank or mark that is none in YAML"));
+    }
+    let roots = builder.stream.roots.len();
+    if !lines::read(builder, source, text.clone()) {
+        builder.offset = start;
+        for event in Parser::new_from_str_with_options(&source[text], parser_options()) {
+            let (event, span) = event.map_err(|e| failed(e.marker().line(), &e.info()))?;
+            builder.take(event, &span).map_err(|why| failed(span.start.line(), &why))?;
+        }
+    }
+    // A document with nothing in it counts, for messages; what stands in front of the first separator doesn't.
+    if builder.stream.roots.len() == roots && marked {
+        let added = builder.scalar("".into(), ScalarStyle::Plain, false, 0, end..end);
+        added.map_err(|why| refused(why.into()))?;
+    }
+    Ok(())
+}
+
 fn refused(why: String) -> Error {
     Error::input("reading the manifests as YAML", why)
         .hint("render the chart with `helm template` to see what it makes of these values")
@@ -287,175 +309,6 @@ fn at_line(source: &str, line: usize, why: &str) -> Error {
 /// The line that ends a text.
 fn line_of(text: &str) -> usize {
     text.matches('\n').count() + 1
-}
-
-/// Whether Go's YAML takes a character for a line break that is none here, or for an error.
-fn is_misread(c: char) -> bool {
-    matches!(c, '\u{2028}' | '\u{2029}') || (c.is_control() && !matches!(c, '\t' | '\n' | '\r'))
-}
-
-/// Splits into documents as helm does, which takes every line that starts with `---` for a separator: also `---# text`,
-/// which is none for YAML and which public charts rely on.
-fn pieces(source: &str) -> Vec<Range<usize>> {
-    let mut pieces = vec![];
-    let mut start = 0;
-    let lines = source.match_indices('\n').map(|(newline, _)| newline + 1);
-    for line in [0].into_iter().chain(lines) {
-        let Some(after) = source[line..].strip_prefix("---") else { continue };
-        if line > 0 {
-            pieces.push(start..line);
-        }
-        start = source.len() - after.trim_start_matches([' ', '\t']).len();
-    }
-    pieces.push(start..source.len());
-    pieces
-}
-
-/// A template saved with a byte-order mark ends up in the middle of a stream, behind helm's comment. Go's YAML skips a mark
-/// at the start of any line; here it is taken off in front of a document's content, and an error, with its place, elsewhere.
-fn without_mark(source: &str, piece: Range<usize>) -> Result<Range<usize>, usize> {
-    const MARK: char = '\u{feff}';
-    let (mut start, mut at, mut begun) = (piece.start, piece.start, false);
-    for line in source[piece.clone()].split_inclusive(['\n', '\r']) {
-        let rest = match line.strip_prefix(MARK) {
-            Some(rest) if begun || rest.starts_with(MARK) => return Err(at),
-            Some(rest) => {
-                start = at + MARK.len_utf8();
-                rest
-            }
-            None => line,
-        };
-        let content = rest.trim_matches([' ', '\t', '\n', '\r']);
-        begun |= !content.is_empty() && !content.starts_with('#');
-        at += line.len();
-    }
-    Ok(start..piece.end)
-}
-
-/// As Go's YAML reads it, which is what helm and the cluster use.
-fn parser_options() -> Options {
-    options! {
-        emit_comments: false,
-        block_scalar_eof_without_line_feed: true,
-        bom_inside_document_as_content: true,
-        block_nesting_limit: MAX_DEPTH,
-        flow_nesting_limit: MAX_DEPTH,
-    }
-}
-
-/// Only tags that leave a value what it says: JSON's types, and what Go's YAML itself writes before `<<`.
-fn check_tag(event: &Event<'_>) -> Result<(), String> {
-    let (Event::Scalar(_, _, _, tag) | Event::SequenceStart(_, _, tag) | Event::MappingStart(_, _, tag)) =
-        event
-    else {
-        return Ok(());
-    };
-    let Some(tag) = tag else { return Ok(()) };
-    let is_merge = || tag.suffix_in_namespace("tag:yaml.org,2002:").is_some_and(|name| name == "merge");
-    if tag.is_yaml_core_schema() || is_merge() {
-        return Ok(());
-    }
-    Err(format!("the tag {}{} makes another value of what is written", tag.original_handle(), tag.suffix()))
-}
-
-/// Turns events into nodes.
-#[derive(Default)]
-struct Builder<'s> {
-    stream: Stream<'s>,
-    open: Vec<Open<'s>>,
-    anchors: HashMap<usize, NodeId>,
-    /// Where the piece that is parsed starts in the source.
-    offset: usize,
-}
-
-/// A collection that has not ended.
-struct Open<'s> {
-    id: NodeId,
-    anchor: usize,
-    in_flow: bool,
-    key: Option<Cow<'s, str>>,
-}
-
-impl<'s> Builder<'s> {
-    fn take(&mut self, event: Event<'s>, span: &Span) -> Result<(), Cow<'static, str>> {
-        check_tag(&event)?;
-        match event {
-            Event::DocumentStart(..) => self.anchors.clear(),
-            Event::SequenceStart(style, anchor, _) => self.begin(Node::Sequence(vec![]), style, anchor)?,
-            Event::MappingStart(style, anchor, _) => self.begin(Node::Mapping(vec![]), style, anchor)?,
-            Event::SequenceEnd | Event::MappingEnd => {
-                // Only now may aliases point to it: an alias inside it would be endless.
-                if let Some(ended) = self.open.pop() {
-                    self.anchors.insert(ended.anchor, ended.id);
-                }
-            }
-            Event::Alias(anchor) => {
-                let target =
-                    self.anchors.get(&anchor).ok_or("an alias to a key, or to what it is part of,")?;
-                self.add(Node::Alias(*target))?;
-            }
-            Event::Scalar(value, style, anchor, tag) => {
-                let span = span.byte_range().ok_or("a scalar without a place")?;
-                let span = span.start + self.offset..span.end + self.offset;
-                self.scalar(value, style, tag.is_some(), anchor, span)?;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn scalar(
-        &mut self,
-        value: Cow<'s, str>,
-        style: ScalarStyle,
-        tagged: bool,
-        anchor: usize,
-        span: Range<usize>,
-    ) -> Result<(), &'static str> {
-        if let Some(open) = self.open.last_mut()
-            && open.key.is_none()
-            && matches!(self.stream.nodes[open.id.0], Node::Mapping(_))
-        {
-            open.key = Some(value);
-            return Ok(());
-        }
-        // The parser says `~` where nothing is written.
-        let value = if span.is_empty() { "".into() } else { value };
-        let in_flow = self.open.last().is_some_and(|open| open.in_flow);
-        let id = self.add(Node::Scalar(Scalar { value, span, style, in_flow, tagged }))?;
-        self.anchors.insert(anchor, id);
-        Ok(())
-    }
-
-    fn begin(&mut self, node: Node<'s>, style: StructureStyle, anchor: usize) -> Result<(), &'static str> {
-        let in_flow = style == StructureStyle::Flow || self.open.last().is_some_and(|open| open.in_flow);
-        if self.open.len() == MAX_DEPTH {
-            return Err("too deep a nesting");
-        }
-        let id = self.add(node)?;
-        self.open.push(Open { id, anchor, in_flow, key: None });
-        Ok(())
-    }
-
-    /// Adds a node to the collection that is open.
-    fn add(&mut self, node: Node<'s>) -> Result<NodeId, &'static str> {
-        let id = NodeId(self.stream.nodes.len());
-        if id.0 == MAX_NODES {
-            return Err("too many nodes");
-        }
-        match self.open.last_mut() {
-            None => self.stream.roots.push(id),
-            Some(open) => match &mut self.stream.nodes[open.id.0] {
-                Node::Sequence(items) => items.push(id),
-                Node::Mapping(entries) => {
-                    entries.push((open.key.take().ok_or("a key that is not a scalar")?, id));
-                }
-                Node::Scalar(_) | Node::Alias(_) => {}
-            },
-        }
-        self.stream.nodes.push(node);
-        Ok(id)
-    }
 }
 
 #[cfg(test)]

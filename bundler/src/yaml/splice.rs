@@ -1,10 +1,11 @@
 //! Edits of single scalars in a stream, byte for byte the same elsewhere.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use granit_parser::ScalarStyle;
 
-use super::{Node, NodeId, Scalar, Stream, refused};
+use super::{MAX_SOURCE, Node, NodeId, Scalar, Stream, refused};
 use crate::error::{Error, Result};
 
 impl Stream<'_> {
@@ -16,39 +17,68 @@ impl Stream<'_> {
     pub fn splice(&self, edits: &BTreeMap<NodeId, String>) -> Result<String> {
         let mut spliced = String::with_capacity(self.source.len() + edits.len() * 128);
         let mut copied = 0;
-        // Ids and spans grow together.
-        for (id, new) in edits {
-            let Node::Scalar(scalar) = &self.nodes[id.0] else {
-                return Err(refused(format!("{new:?} would replace something that is not a scalar")));
-            };
-            let raw = &self.source[scalar.span.clone()];
-            spliced.push_str(&self.source[copied..scalar.span.start]);
-            spliced.push_str(&scalar.spell(raw, new).ok_or_else(|| cannot_write(&scalar.value, new))?);
-            copied = scalar.span.end;
+        let mut is_proved = true;
+        // Ids and spans grow together; what is not edited is the same bytes, so the same nodes.
+        let mut edits_left = edits.iter().peekable();
+        for (number, document) in self.documents.iter().enumerate() {
+            let next = self.documents.get(number + 1);
+            let end = next.map_or(self.source.len(), |next| next.start);
+            let nodes = document.nodes..next.map_or(self.nodes.len(), |next| next.nodes);
+            if edits_left.peek().is_none_or(|(id, _)| !nodes.contains(&id.0)) {
+                continue;
+            }
+            spliced.push_str(&self.source[copied..document.start]);
+            let start = spliced.len();
+            copied = document.start;
+            while let Some((id, new)) = edits_left.next_if(|(id, _)| nodes.contains(&id.0)) {
+                let Node::Scalar(scalar) = &self.nodes[id.0] else {
+                    return Err(refused(format!("{new:?} would replace something that is not a scalar")));
+                };
+                let raw = &self.source[scalar.span.clone()];
+                spliced.push_str(&self.source[copied..scalar.span.start]);
+                spliced.push_str(&scalar.spell(raw, new).ok_or_else(|| cannot_write(&scalar.value, new))?);
+                copied = scalar.span.end;
+            }
+            spliced.push_str(&self.source[copied..end]);
+            copied = end;
+            is_proved &=
+                Stream::parse(&spliced[start..]).is_ok_and(|new| self.compare(nodes, &new, edits).is_ok());
         }
         spliced.push_str(&self.source[copied..]);
-        self.compare(&Stream::parse(&spliced)?, edits)?;
+        if !is_proved || spliced.len() > MAX_SOURCE {
+            // The stream as a whole decides, and its error has the right place.
+            self.compare(0..self.nodes.len(), &Stream::parse(&spliced)?, edits)?;
+        }
         Ok(spliced)
     }
 
-    /// Whether `other` is this stream but for `edits`.
-    fn compare(&self, other: &Stream<'_>, edits: &BTreeMap<NodeId, String>) -> Result<()> {
-        let same = |id: usize| match (&self.nodes[id], &other.nodes[id]) {
-            (Node::Scalar(old), Node::Scalar(new)) => match edits.get(&NodeId(id)) {
+    /// Whether `other` is `nodes` of this stream but for `edits`.
+    fn compare(
+        &self,
+        nodes: Range<usize>,
+        other: &Stream<'_>,
+        edits: &BTreeMap<NodeId, String>,
+    ) -> Result<()> {
+        let moved = |new: &NodeId| NodeId(new.0 + nodes.start);
+        let same = |old: usize, new: &Node<'_>| match (&self.nodes[old], new) {
+            (Node::Scalar(scalar), Node::Scalar(new)) => match edits.get(&NodeId(old)) {
                 Some(wanted) => new.value == *wanted,
-                None => old.value == new.value && old.style == new.style,
+                None => scalar.value == new.value && scalar.style == new.style,
             },
-            (Node::Sequence(old), Node::Sequence(new)) => old == new,
-            (Node::Mapping(old), Node::Mapping(new)) => old == new,
-            (Node::Alias(old), Node::Alias(new)) => old == new,
+            (Node::Sequence(old), Node::Sequence(new)) => old.iter().copied().eq(new.iter().map(moved)),
+            (Node::Mapping(old), Node::Mapping(new)) => {
+                old.iter().map(|(key, id)| (key, *id)).eq(new.iter().map(|(key, id)| (key, moved(id))))
+            }
+            (Node::Alias(old), Node::Alias(new)) => *old == moved(new),
             _ => false,
         };
-        if self.nodes.len() != other.nodes.len() || self.roots != other.roots {
+        let roots = self.roots.iter().copied().filter(|root| nodes.contains(&root.0));
+        if nodes.len() != other.nodes.len() || !roots.eq(other.roots.iter().map(moved)) {
             return Err(refused("editing it would change its structure".into()));
         }
-        match (0..self.nodes.len()).find(|id| !same(*id)) {
+        match nodes.clone().zip(&other.nodes).find(|(old, new)| !same(*old, new)) {
             None => Ok(()),
-            Some(id) => Err(match (&self.nodes[id], edits.get(&NodeId(id))) {
+            Some((id, _)) => Err(match (&self.nodes[id], edits.get(&NodeId(id))) {
                 (Node::Scalar(old), Some(new)) => cannot_write(&old.value, new),
                 _ => refused("editing it would change other values".into()),
             }),
@@ -250,7 +280,7 @@ mod tests {
             "a: x\nb: y\n---\n",
         ] {
             let after = Stream::parse(after).expect("a stream");
-            assert!(before.compare(&after, &BTreeMap::new()).is_err());
+            assert!(before.compare(0..before.nodes.len(), &after, &BTreeMap::new()).is_err());
         }
     }
 }

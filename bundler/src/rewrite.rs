@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -16,7 +16,7 @@ use crate::discover::mention::{self, Exchange, Fields, Mention, Role, Slot, Spel
 use crate::error::{Error, Result};
 use crate::format;
 use crate::reference::{Mapping, Reference};
-use crate::yaml::Stream;
+use crate::yaml::{Stream, documents};
 
 mod secrets;
 
@@ -60,6 +60,15 @@ pub struct Pins {
     finder: Option<AhoCorasick>,
 }
 
+/// Finds texts at once, the longest where several start at one place; none, where there are none or too many.
+fn finder<'a>(texts: impl Iterator<Item = &'a String>) -> Option<AhoCorasick> {
+    AhoCorasick::builder()
+        .kind(Some(AhoCorasickKind::DFA))
+        .match_kind(MatchKind::LeftmostLongest)
+        .build(texts)
+        .ok()
+}
+
 impl Pins {
     /// Takes the references as a lock has them, each with the digest of what is in the bundle for it.
     pub fn new(images: impl IntoIterator<Item = impl Into<Pin>>) -> Self {
@@ -74,13 +83,25 @@ impl Pins {
             pins.names.insert(last_component(reference.repository()).into());
             pins.images.push((reference, digest));
         }
-        pins.finder = AhoCorasick::new(pins.names.iter().chain(pins.meant.keys())).ok();
+        pins.finder = finder(pins.names.iter());
         pins
     }
 
-    /// Whether a text may name an image of the bundle: whether it has the last component of a repository anywhere.
+    /// Whether a text may name an image of the bundle: whether the last component of a repository stands anywhere in it, as a
+    /// whole. A component has none of the characters that end it, so that the longest match at its start is all of it.
     fn may_be_in(&self, text: &str) -> bool {
-        self.finder.as_ref().is_none_or(|finder| finder.is_match(text))
+        if self.meant.keys().any(|meant| text.contains(meant.as_str())) {
+            return true;
+        }
+        let Some(finder) = &self.finder else { return true };
+        let is_part = |b: &u8| b.is_ascii_alphanumeric() || b"._-".contains(b);
+        let bytes = text.as_bytes();
+        finder.find_iter(text).any(|found| {
+            let before = found.start().checked_sub(1).and_then(|at| bytes.get(at));
+            let after = bytes.get(found.end());
+            // A full stop may end a sentence.
+            !before.is_some_and(is_part) && !after.is_some_and(|b| *b != b'.' && (is_part(b) || *b == b'/'))
+        })
     }
 
     /// What `text` says and is pinned to, if it names an image of the bundle: by its digest if it has one, else by its
@@ -140,8 +161,24 @@ pub struct Change {
 /// # Errors
 /// What both say.
 pub fn checked(manifests: &str, pins: &Pins, mapping: &Mapping) -> Result<(String, Vec<Change>)> {
-    let Rewritten { text, changes } = rewrite(manifests, pins, mapping)?;
-    gate(&text, pins, mapping)?;
+    let stream = Stream::parse(manifests)?;
+    let mut rewriter = Rewriter { pins, mapping, changes: vec![], gate: Some(Gate::new(pins, mapping)) };
+    let text = mention::walk(&stream, &mut rewriter)?;
+    let Rewriter { changes, gate: seen, .. } = rewriter;
+    // What was not exchanged has been seen; of what was, the outcome is looked at, document by document.
+    let changed: String = match &text {
+        None => String::new(),
+        Some(text) => {
+            let pairs = documents(manifests).zip(documents(text));
+            pairs.filter(|(old, new)| old != new).map(|(_, new)| new).collect()
+        }
+    };
+    let text = text.unwrap_or_else(|| manifests.into());
+    let is_clean = seen.is_some_and(|gate| gate.outcome().is_ok()) && gate(&changed, pins, mapping).is_ok();
+    if !is_clean {
+        // All of it once more, for the whole list.
+        gate(&text, pins, mapping)?;
+    }
     Ok((text, changes))
 }
 
@@ -151,7 +188,7 @@ pub fn checked(manifests: &str, pins: &Pins, mapping: &Mapping) -> Result<(Strin
 /// When the manifests are not YAML, or a reference can't be written where it belongs.
 pub fn rewrite(manifests: &str, pins: &Pins, mapping: &Mapping) -> Result<Rewritten> {
     let stream = Stream::parse(manifests)?;
-    let mut rewriter = Rewriter { pins, mapping, changes: vec![] };
+    let mut rewriter = Rewriter { pins, mapping, changes: vec![], gate: None };
     let text = mention::walk(&stream, &mut rewriter)?.unwrap_or_else(|| manifests.into());
     Ok(Rewritten { text, changes: rewriter.changes })
 }
@@ -160,6 +197,8 @@ struct Rewriter<'a> {
     pins: &'a Pins,
     mapping: &'a Mapping,
     changes: Vec<Change>,
+    /// Sees what is not exchanged.
+    gate: Option<Gate<'a>>,
 }
 
 impl Visitor for Rewriter<'_> {
@@ -172,10 +211,20 @@ impl Visitor for Rewriter<'_> {
     }
 
     fn visit(&mut self, mention: &Mention<'_>) -> Result<Option<Exchange>> {
-        if mention.role == Role::Doubtful && !self.means(&mention.text) {
-            return Ok(None);
+        let exchange = self.exchange(mention);
+        match &mut self.gate {
+            Some(gate) if exchange.is_none() => gate.visit(mention),
+            _ => Ok(exchange),
         }
-        let Some((source, digest)) = self.pins.find(&mention.text) else { return Ok(None) };
+    }
+}
+
+impl Rewriter<'_> {
+    fn exchange(&mut self, mention: &Mention<'_>) -> Option<Exchange> {
+        if mention.role == Role::Doubtful && !self.means(&mention.text) {
+            return None;
+        }
+        let (source, digest) = self.pins.find(&mention.text)?;
         let (exchange, to) = match &mention.spelling {
             Spelling::Piece(_) => {
                 let to = self.mapping.image(&source, &digest);
@@ -184,18 +233,16 @@ impl Visitor for Rewriter<'_> {
             Spelling::Fields(fields) => self.fields(fields, &source, &digest),
         };
         if to == mention.text {
-            return Ok(None);
+            return None;
         }
         self.changes.push(Change {
             place: mention.spot.to_string(),
             from: mention.text.clone().into_owned(),
             to,
         });
-        Ok(Some(exchange))
+        Some(exchange)
     }
-}
 
-impl Rewriter<'_> {
     /// New values of fields, and what they come to. They are put together by a program that knows nothing of
     /// `TAG@DIGEST`: the digest goes only where there is a field for it, and the tag stays.
     fn fields(&self, fields: &Fields, source: &Reference, digest: &Digest) -> (Exchange, String) {
@@ -233,12 +280,7 @@ impl Rewriter<'_> {
 /// Of kind Trust, with the list.
 pub fn gate(manifests: &str, pins: &Pins, mapping: &Mapping) -> Result<()> {
     let stream = Stream::parse(manifests)?;
-    let at_site: HashSet<String> = pins
-        .images
-        .iter()
-        .map(|(source, digest)| format!("{}@{digest}", mapping.repository(source)))
-        .collect();
-    let mut gate = Gate { pins, mapping, at_site, left: vec![], foreign: vec![] };
+    let mut gate = Gate::new(pins, mapping);
     mention::walk(&stream, &mut gate)?;
     gate.outcome()
 }
@@ -271,7 +313,12 @@ impl Visitor for Gate<'_> {
     }
 }
 
-impl Gate<'_> {
+impl<'a> Gate<'a> {
+    fn new(pins: &'a Pins, mapping: &'a Mapping) -> Self {
+        let at_site = pins.images.iter().map(|(source, digest)| format!("{}@{digest}", mapping.repository(source)));
+        Self { pins, mapping, at_site: at_site.collect(), left: vec![], foreign: vec![] }
+    }
+
     fn is_at_site(&self, text: &str) -> bool {
         text.parse::<Reference>().is_ok_and(|reference| {
             reference.registry() == self.mapping.registry()
@@ -435,6 +482,20 @@ mod tests {
             );
             gate(&after, &pins(), &mapping()).expect(&after);
             gate(&before, &pins(), &mapping()).expect_err(&before);
+            let (text, changes) = checked(&before, &pins(), &mapping()).expect(&before);
+            assert_eq!((text, changes), (once.text, once.changes));
+        }
+    }
+
+    #[test]
+    fn rewriting_and_gate_in_one_see_what_both_see() {
+        let rest = "containers: [{image: redis:8}]\n---\n";
+        for (manifests, said) in [
+            ("containers: [{image: other}]", "not an image of this bundle:\n  document 2 containers[0].image: other"),
+            ("a: '${R}redis:8'", "still the source's name:\n  document 2 a: redis:8"),
+        ] {
+            let error = checked(&format!("{rest}{manifests}"), &pins(), &mapping()).expect_err(said).to_string();
+            assert!(error.contains(said), "{error}");
         }
     }
 

@@ -28,6 +28,12 @@ const MAX_NODES: usize = 4 << 20;
 /// Deepest nesting, and deepest chain of aliases on top of it.
 const MAX_DEPTH: usize = 200;
 
+/// The documents of a stream as texts, each with its separator; together they are `source`.
+pub fn documents(source: &str) -> impl Iterator<Item = &str> {
+    let starts: Vec<usize> = pieces(source).iter().map(|piece| piece.start).chain([source.len()]).collect();
+    (1..starts.len()).map(move |n| &source[starts[n - 1]..starts[n]])
+}
+
 /// A node of a [`Stream`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(usize);

@@ -6,6 +6,8 @@ mod inspect;
 mod install;
 mod keys;
 mod lock;
+mod mirrors;
+mod policy;
 mod printer;
 mod push;
 mod rewrite;
@@ -74,6 +76,10 @@ enum Verb {
     Rewrite(rewrite::Args),
     /// Verify, push, and install the charts with every reference rewritten to the site's registry.
     Install(install::Args),
+    /// Write node configuration, so that nodes pull a bundle's images from the site's registry under their own names.
+    Mirrors(mirrors::Args),
+    /// Write admission policies for the cluster: images of the bundle are rewritten to the site's registry, others refused.
+    Policy(policy::Args),
     /// What helm runs while `install` applies a chart.
     #[command(hide = true)]
     PostRender(install::PostRenderArgs),
@@ -193,6 +199,8 @@ impl Cli {
             Verb::Push(args) => push::run(args, printer).await,
             Verb::Rewrite(args) => rewrite::run(args, printer),
             Verb::Install(args) => install::run(args, printer).await,
+            Verb::Mirrors(args) => mirrors::run(args, printer),
+            Verb::Policy(args) => policy::run(args, printer).await,
             Verb::PostRender(args) => install::post_render(args),
         }
     }

@@ -21,6 +21,8 @@ pub mod push;
 pub mod serve;
 pub mod rewrite;
 pub mod install;
+pub mod mirrors;
+pub mod policy;
 
 // What stages share.
 pub mod archive;

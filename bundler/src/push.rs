@@ -77,6 +77,14 @@ pub async fn push(
     })
 }
 
+/// Whether everything in a bundle has a place of its own at the site.
+///
+/// # Errors
+/// When two images would be in the same repository.
+pub fn check(bundle: &VerifiedBundle, mapping: &Mapping) -> Result<()> {
+    items(bundle, mapping).map(drop)
+}
+
 fn items<'a>(bundle: &'a VerifiedBundle, mapping: &Mapping) -> Result<Vec<Item<'a>>> {
     let manifest = bundle.manifest();
     let mut owners: BTreeMap<String, String> = BTreeMap::new();

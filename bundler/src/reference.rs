@@ -169,6 +169,13 @@ impl Mapping {
         if self.strip_host { self.under(&source.repository) } else { self.under(&source_path(source)) }
     }
 
+    /// Where all repositories of a source's host are at the site, below the registry. Nothing, where neither a prefix nor
+    /// the host is in their names: then they are at its root.
+    #[must_use]
+    pub fn host(&self, host: &str) -> Option<String> {
+        if self.strip_host { self.prefix.clone() } else { Some(self.under(&host_segment(host))) }
+    }
+
     /// What to write where `source` was written: the tag if it had one, and the digest. With both, people see the
     /// version and engines use the digest.
     #[must_use]
@@ -191,7 +198,11 @@ impl Mapping {
 /// a host never has an underscore.
 #[must_use]
 pub fn source_path(source: &Reference) -> String {
-    format!("{}/{}", source.registry.replace(':', "_"), source.repository)
+    format!("{}/{}", host_segment(&source.registry), source.repository)
+}
+
+fn host_segment(host: &str) -> String {
+    host.replace(':', "_")
 }
 
 #[cfg(test)]
@@ -268,6 +279,21 @@ mod tests {
             ("localhost", false, &format!("redis@{D}"), "localhost/docker.io/library/redis"),
         ] {
             assert_eq!(map(target, strip, text), format!("{at_site}@{D}"));
+        }
+    }
+
+    #[test]
+    fn a_hosts_repositories_are_in_one_place() {
+        for (target, strip, host, place) in [
+            ("site:5000", false, "docker.io", Some("docker.io")),
+            ("site:5000/a/b", false, "h:5000", Some("a/b/h_5000")),
+            ("site:5000/a/b", true, "h:5000", Some("a/b")),
+            ("site:5000", true, "h:5000", None),
+        ] {
+            let mapping = Mapping::new(target, strip).expect(target);
+            assert_eq!(mapping.host(host).as_deref(), place);
+            let image = mapping.repository(&parse(&format!("{host}/x/y:1")));
+            assert_eq!(image, place.map_or_else(|| "x/y".into(), |place| format!("{place}/x/y")));
         }
     }
 

@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use auth::Auth;
 use failure::{Cause, Failure, authority};
 use http::{Call, Http, is_loopback, shown};
+pub(crate) use names::addresses;
 
 /// Largest manifest that is read, in bytes (distribution spec, "Pushing Manifests").
 pub const MANIFEST_CAP: u64 = 4 << 20;

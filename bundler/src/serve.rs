@@ -1,6 +1,8 @@
 //! The verified tar as a read-only OCI registry, straight from the file.
 
+mod advertise;
 mod api;
+pub mod authority;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -22,6 +24,7 @@ use warp::http::{HeaderMap, Method, Response};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::verify::VerifiedBundle;
+pub use advertise::Advertised;
 use api::{Api, Body, Request};
 
 /// How long a client may take to send a request's head, or to finish a TLS handshake.
@@ -34,7 +37,14 @@ pub struct Server {
     listener: TcpListener,
     api: Arc<Api>,
     bundle: Arc<VerifiedBundle>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
+}
+
+/// What TLS is spoken with.
+#[derive(Clone)]
+struct Tls {
+    acceptor: TlsAcceptor,
+    certificate: CertificateDer<'static>,
 }
 
 impl Server {
@@ -72,6 +82,16 @@ impl Server {
         self.listener.local_addr().map_err(|e| Error::input("asking for the address listened on", e))
     }
 
+    /// Checks that `advertised` can be right: that more than this machine can connect, and that the certificate has its
+    /// name.
+    ///
+    /// # Errors
+    /// When it can't.
+    pub fn check(&self, advertised: &Advertised) -> Result<()> {
+        advertised.check_listening(self.address()?.ip())?;
+        self.tls.iter().try_for_each(|tls| advertised.check_certificate(&tls.certificate))
+    }
+
     /// Serves until `stop` is ready; then lets connections finish for a while.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let service = warp::service(routes(self.api, self.bundle));
@@ -95,7 +115,7 @@ impl Server {
             // Registries' clients speak HTTP/2 only where TLS offers it, and to find out here would wait without end.
             let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
             builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-            let (tls, watcher) = (self.tls.clone(), graceful.watcher());
+            let (tls, watcher) = (self.tls.as_ref().map(|tls| tls.acceptor.clone()), graceful.watcher());
             tokio::spawn(async move {
                 let served = match tls {
                     None => {
@@ -136,13 +156,17 @@ async fn handshake(
     }
 }
 
-fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor> {
+fn acceptor(cert: &Path, key: &Path) -> Result<Tls> {
     let reading = |path: &Path| format!("reading {}", path.display());
     let read = |path| file::read(path, file::TEXT_CAP).map_err(|e| Error::input(reading(path), e));
     let chain: Vec<_> =
         CertificateDer::pem_slice_iter(&read(cert)?).collect::<Result<_, _>>().map_err(|e| {
             Error::input(reading(cert), e).hint("--tls-cert takes a PEM file with the certificate chain")
         })?;
+    let certificate = chain.first().cloned().ok_or_else(|| {
+        Error::input(reading(cert), "there is no certificate in it")
+            .hint("--tls-cert takes a PEM file with the certificate chain")
+    })?;
     let key_der = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|e| {
         Error::input(reading(key), e).hint("--tls-key takes a PEM file with an unencrypted private key")
     })?;
@@ -151,7 +175,7 @@ fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor> {
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key_der))
         .map_err(|e| Error::input(format!("using {} with {}", cert.display(), key.display()), e))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(Tls { acceptor: TlsAcceptor::from(Arc::new(config)), certificate })
 }
 
 fn routes(

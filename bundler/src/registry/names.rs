@@ -36,6 +36,18 @@ impl Resolve for Names {
     }
 }
 
+/// Addresses of a host's name or literal address; none where nobody knows any.
+pub(crate) async fn addresses(host: &str) -> Vec<IpAddr> {
+    if host == "localhost" {
+        return vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    }
+    if let Ok(address) = host.parse() {
+        return vec![address];
+    }
+    let Ok(resolver) = of_this_machine() else { return vec![] };
+    resolver.lookup_ip(host).await.map(|found| found.iter().collect()).unwrap_or_default()
+}
+
 /// Whether a host's name, or literal address, leads to an address that is not public. A name without an address leads nowhere.
 pub(super) async fn is_inside(host: &str) -> bool {
     if host == "localhost" {

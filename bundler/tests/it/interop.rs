@@ -6,6 +6,7 @@ mod engines;
 mod images;
 mod keys;
 mod lock;
+mod mirrors;
 mod push;
 mod rendering;
 mod serve;
@@ -156,8 +157,12 @@ struct Served {
 
 impl Served {
     fn start(world: &World, bundle: &str) -> Self {
+        Self::with(world, bundle, &[])
+    }
+
+    fn with(world: &World, bundle: &str, more: &[&str]) -> Self {
         let mut command = world.command(&["--json", "serve", bundle, "--key", "airlock.pub"]);
-        command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.args(["--listen", "127.0.0.1:0"]).args(more).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("airlock");
         let stdout = child.stdout.take().expect("its stdout");
         let process = Running(child);

@@ -9,6 +9,7 @@ mod hostile;
 mod interop;
 mod liar;
 mod limits;
+mod nodes;
 mod parts;
 mod pins;
 mod pipeline;

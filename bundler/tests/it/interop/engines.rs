@@ -8,19 +8,19 @@ use super::{AtEnd, BUSYBOX, HELLO_CHART, Served, airlock, carried, part, path, s
 use crate::world::{Run, World};
 
 /// Tests that put busybox into the Docker engine and take it out again: not at the same time.
-static BUSYBOX_IN_DOCKER: Mutex<()> = Mutex::new(());
+pub(super) static BUSYBOX_IN_DOCKER: Mutex<()> = Mutex::new(());
 
-fn docker(args: &[&str]) -> Run {
+pub(super) fn docker(args: &[&str]) -> Run {
     tool(Path::new("/"), "docker", args)
 }
 
-fn ctr(namespace: &str, args: &[&str]) -> Run {
+pub(super) fn ctr(namespace: &str, args: &[&str]) -> Run {
     let socket = part("AIRLOCK_TEST_CONTAINERD");
     tool(Path::new("/"), "ctr", &[&["-a", &socket, "-n", namespace], args].concat())
 }
 
 /// The first two columns that matter of `ctr images ls`: name and digest.
-fn listed(namespace: &str) -> Vec<(String, String)> {
+pub(super) fn listed(namespace: &str) -> Vec<(String, String)> {
     let table = ctr(namespace, &["images", "ls"]).exits(0).stdout;
     let row = |line: &str| {
         let mut words = line.split_whitespace();
@@ -31,7 +31,7 @@ fn listed(namespace: &str) -> Vec<(String, String)> {
 }
 
 /// Takes images out of containerd at the end, with their content.
-struct Imported<'a>(&'a str);
+pub(super) struct Imported<'a>(pub &'a str);
 
 impl Drop for Imported<'_> {
     fn drop(&mut self) {

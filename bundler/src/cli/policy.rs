@@ -1,0 +1,52 @@
+//! `airlock policy`.
+
+use bundler::Result;
+use bundler::policy::{self, Action, Api, Settings};
+
+use super::push::mapping;
+use super::{Printer, Trusted};
+
+/// Arguments of `policy`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    trusted: Trusted,
+    /// The site's registry, as the cluster's nodes reach it.
+    #[arg(long, value_name = "REGISTRY[/PREFIX]")]
+    registry: String,
+    /// The images were pushed with --strip-host.
+    #[arg(long)]
+    strip_host: bool,
+    /// Warn whoever makes a pod with an image from outside, and note it in the audit log; the default.
+    #[arg(long, conflicts_with = "enforce")]
+    audit: bool,
+    /// Refuse pods with an image from outside.
+    #[arg(long)]
+    enforce: bool,
+    /// Label of the namespaces in which the policies hold.
+    #[arg(long, value_name = "KEY=VALUE", default_value = policy::SELECTOR)]
+    selector: String,
+    /// Leave out the half that rewrites images: for clusters that can't, beside `airlock mirrors`.
+    #[arg(long)]
+    validate_only: bool,
+    /// Write for this version of Kubernetes, and ask no cluster.
+    #[arg(long, value_name = "VERSION", conflicts_with = "kube_context")]
+    kube_version: Option<String>,
+    /// Context of the kubeconfig of the cluster that is asked for what it has.
+    #[arg(long, value_name = "NAME")]
+    kube_context: Option<String>,
+}
+
+pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
+    let (mapping, selector) = (mapping(&args.registry, args.strip_host)?, args.selector.parse()?);
+    let bundle = args.trusted.open(printer)?;
+    let api = match &args.kube_version {
+        Some(version) => Api::of_version(version, args.validate_only)?,
+        None => Api::of_cluster(args.kube_context.as_deref(), args.validate_only).await?,
+    };
+    let action = if args.enforce { Action::Enforce } else { Action::Audit };
+    let policies = policy::policies(&bundle, &Settings { mapping, api, action, selector })?;
+    printer.document(&policies, || policies.manifests.clone())?;
+    policies.notes.iter().for_each(|note| printer.note(&format!("- {note}")));
+    Ok(())
+}

@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use memchr::memmem;
+
 /// Why a text is taken for a reference; the earlier, the surer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
@@ -191,8 +193,17 @@ pub(super) fn is_prose(name: &str) -> bool {
         .any(|key| name.eq_ignore_ascii_case(key))
 }
 
-pub(super) fn contains_image(name: &str) -> bool {
-    name.as_bytes().windows(5).any(|window| window.eq_ignore_ascii_case(b"image"))
+/// Whether `image` is in a text, in upper or lower case. Long texts are looked through many bytes at a time.
+pub(super) fn contains_image(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    if bytes.len() < 64 {
+        return bytes.windows(5).any(|window| window.eq_ignore_ascii_case(b"image"));
+    }
+    let with_i = |rest: &[u8]| {
+        let mut found = memmem::find_iter(bytes, rest);
+        found.any(|at| at > 0 && bytes[at - 1].eq_ignore_ascii_case(&b'i'))
+    };
+    with_i(b"mage") || with_i(b"MAGE")
 }
 
 /// `image`, `baseImages`, `X_IMAGE_NAME`, `imageRef`, `image-url`.

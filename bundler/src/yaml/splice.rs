@@ -142,7 +142,7 @@ fn is_plain_part(text: &str, in_flow: bool) -> bool {
     let ends_early = text.ends_with([' ', ':'])
         || [": ", " #", "  "].iter().any(|bad| text.contains(bad))
         || (in_flow && text.contains([',', '[', ']', '{', '}']));
-    let is_printable = text.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    let is_printable = text.chars().all(|c| c.is_ascii_graphic() || c.is_alphanumeric() || c == ' ');
     is_printable && !starts_otherwise && !ends_early
 }
 
@@ -244,6 +244,8 @@ mod tests {
             ("- OLD\n", "*a/b", "- \"*a/b\"\n"),
             ("OLD\n", "--- a/b", "\"--- a/b\"\n"),
             ("a: OLD\n", "x/y,z", "a: x/y,z\n"),
+            ("a: é OLD\n", "x/y", "a: é x/y\n"),
+            ("a: OLD\n", "\u{a0}x/y", "a: \"\u{a0}x/y\"\n"),
             ("[OLD]\n", "x/y,z", "[\"x/y,z\"]\n"),
             ("a: OLD\n", "[::1]:5/x", "a: \"[::1]:5/x\"\n"),
             ("a: 'OLD'\n", "it's", "a: 'it''s'\n"),

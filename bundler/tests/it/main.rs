@@ -18,3 +18,4 @@ mod releases;
 mod rewrite;
 mod source;
 mod world;
+mod yaml;

@@ -105,7 +105,7 @@ fn insertion(
                 return Ok(Some((key, text)));
             }
             let indent = " ".repeat(lead.len());
-            let end = if source[key..].lines().next().is_some_and(|line| line.ends_with('\r')) {
+            let end = if source[key..].split('\n').next().is_some_and(|line| line.ends_with('\r')) {
                 "\r\n"
             } else {
                 "\n"

@@ -107,7 +107,7 @@ pub fn run(with_cluster: bool, args: &[&str]) -> Outcome {
         let cluster = Cluster::up(&world.tools)?;
         environment.extend(cluster.environment().into_iter().map(|(name, value)| (name, value.into())));
     } else {
-        let listed = ["test", "--package", "bundler", "--test", "it", "--", "--list"];
+        let listed = ["test", "--workspace", "--test", "it", "--", "--list"];
         skip = on_cluster(&output(&mut command("cargo", &listed))?);
         tally.skipped += skip.len() as u64;
     }

@@ -20,17 +20,18 @@ pub const LISTS: [(&str, &str); 4] = [
     ("volumes", "image/reference"),
 ];
 
-/// Images of a list of `pod` (`object` or `oldObject`), one for each item; empty where it has none.
+/// Images of a list of `pod` (`object` or `oldObject`), one for each item; empty where it has none. Without `string` they
+/// are of no known type, and don't go into a map beside others.
 pub fn images(pod: &str, list: &str, image: &str) -> String {
     let fields: String = image.split('/').map(|field| format!(".?{field}")).collect();
-    format!("{pod}.spec.?{list}.orValue([]).map(c, c{fields}.orValue(''))")
+    format!("{pod}.spec.?{list}.orValue([]).map(c, string(c{fields}.orValue('')))")
 }
 
 /// Images that the pod had before: what is in use is neither rewritten, which would restart it, nor refused, which would
 /// keep a pod from being cleaned up.
 pub fn old() -> String {
     let lists: Vec<_> = LISTS.iter().map(|(list, image)| images("oldObject", list, image)).collect();
-    format!("request.operation != 'UPDATE' ? [] :\n  {}", lists.join(" +\n  "))
+    format!("request.operation != 'UPDATE' ? [''] :\n  {}", lists.join(" +\n  "))
 }
 
 /// All images that are new, in no order.
@@ -43,7 +44,7 @@ pub fn new() -> String {
 pub fn known() -> String {
     format!(
         "variables.new.map(i, {{'from': i, 'key': {NORMALISED}}})\n  .filter(p, p.key in params.data)\n  \
-         .map(p, {{'from': p.from, 'to': params.data[p.key]}})"
+         .map(p, {{'from': p.from, 'to': string(params.data[p.key])}})"
     )
 }
 

@@ -30,8 +30,9 @@ pub const SELECTOR: &str = "airlock.dev/site-images=enforced";
 const MAP_CAP: usize = 1 << 20;
 /// Longest key of a ConfigMap, in bytes.
 const KEY_CAP: usize = 253;
-/// Beyond this, the copy of the ConfigMap that `kubectl apply` keeps in an annotation is refused, in bytes.
-const APPLY_CAP: usize = 250_000;
+/// Beyond this, the copy of the ConfigMap that `kubectl apply` keeps in an annotation is refused, in bytes; all annotations
+/// have room for 256 KiB.
+const APPLY_CAP: usize = 260_000;
 
 /// What becomes of a pod with an image from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -115,7 +116,8 @@ pub fn policies(bundle: &VerifiedBundle, settings: &Settings) -> Result<Policies
         None => BTreeMap::new(),
     };
     let mut notes = settings.api.notes();
-    let size: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
+    // With the quotes and commas that JSON puts around them.
+    let size: usize = map.iter().map(|(key, value)| key.len() + value.len() + 6).sum();
     if size > APPLY_CAP {
         notes.push(format!(
             "the map of images has {size} bytes, too many for the copy that kubectl keeps: kubectl apply --server-side -f -"

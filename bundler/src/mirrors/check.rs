@@ -25,7 +25,7 @@ pub fn check_containerd(text: &str, certs_d: &str) -> Result<Verdict> {
     let reading = "reading containerd's configuration";
     let file: Table = toml::from_str(text).map_err(|e| Error::input(reading, e))?;
     let version = file.get("version").and_then(Value::as_integer).unwrap_or(1);
-    let plugin = usize::try_from(version - 1).ok().and_then(|n| PLUGINS.get(n)).ok_or_else(|| {
+    let plugin = usize::try_from(version).ok().and_then(|n| PLUGINS.get(n.checked_sub(1)?)).ok_or_else(|| {
         Error::input(reading, format!("it has version {version}; versions 1 to {} are known", PLUGINS.len()))
     })?;
     let no = |why: String| Ok(Verdict { reads_certs_d: false, why });

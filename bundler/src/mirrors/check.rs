@@ -25,9 +25,13 @@ pub fn check_containerd(text: &str, certs_d: &str) -> Result<Verdict> {
     let reading = "reading containerd's configuration";
     let file: Table = toml::from_str(text).map_err(|e| Error::input(reading, e))?;
     let version = file.get("version").and_then(Value::as_integer).unwrap_or(1);
-    let plugin = usize::try_from(version).ok().and_then(|n| PLUGINS.get(n.checked_sub(1)?)).ok_or_else(|| {
-        Error::input(reading, format!("it has version {version}; versions 1 to {} are known", PLUGINS.len()))
-    })?;
+    let plugin =
+        usize::try_from(version).ok().and_then(|n| PLUGINS.get(n.checked_sub(1)?)).ok_or_else(|| {
+            Error::input(
+                reading,
+                format!("it has version {version}; versions 1 to {} are known", PLUGINS.len()),
+            )
+        })?;
     let no = |why: String| Ok(Verdict { reads_certs_d: false, why });
     let disabled = file.get("disabled_plugins").and_then(Value::as_array);
     let is_cri = |name: &Value| matches!(name.as_str(), Some("cri" | "io.containerd.grpc.v1.cri"));

@@ -3,7 +3,7 @@
 //! Data flows one way, through the stages:
 //!
 //! ```text
-//! bundle.toml ─lock─▶ images.lock ─plan─▶ layout ─build─▶ one tar │ ─verify─▶ push │ serve │ install
+//! bundle.toml ─lock─▶ images.lock ─plan─▶ layout ─build─▶ one tar │ ─verify─▶ push │ serve │ install │ mirrors │ policy
 //! ```
 //!
 //! States are types: [`spec::Spec`], [`lock::Lock`], [`plan::Plan`], [`bundle::Bundle`], and

@@ -315,7 +315,8 @@ impl Visitor for Gate<'_> {
 
 impl<'a> Gate<'a> {
     fn new(pins: &'a Pins, mapping: &'a Mapping) -> Self {
-        let at_site = pins.images.iter().map(|(source, digest)| format!("{}@{digest}", mapping.repository(source)));
+        let at_site =
+            pins.images.iter().map(|(source, digest)| format!("{}@{digest}", mapping.repository(source)));
         Self { pins, mapping, at_site: at_site.collect(), left: vec![], foreign: vec![] }
     }
 
@@ -491,10 +492,14 @@ mod tests {
     fn rewriting_and_gate_in_one_see_what_both_see() {
         let rest = "containers: [{image: redis:8}]\n---\n";
         for (manifests, said) in [
-            ("containers: [{image: other}]", "not an image of this bundle:\n  document 2 containers[0].image: other"),
+            (
+                "containers: [{image: other}]",
+                "not an image of this bundle:\n  document 2 containers[0].image: other",
+            ),
             ("a: '${R}redis:8'", "still the source's name:\n  document 2 a: redis:8"),
         ] {
-            let error = checked(&format!("{rest}{manifests}"), &pins(), &mapping()).expect_err(said).to_string();
+            let error =
+                checked(&format!("{rest}{manifests}"), &pins(), &mapping()).expect_err(said).to_string();
             assert!(error.contains(said), "{error}");
         }
     }

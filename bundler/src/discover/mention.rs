@@ -184,7 +184,7 @@ fn text(spot: &Spot<'_>, value: &str, visitor: &mut dyn Visitor) -> Result<Optio
     for piece in pieces(current) {
         let part = &current[piece.range.clone()];
         // Within a piece that was exchanged there is nothing left; what the document has was seen.
-        if piece.range.start < copied || texts.contains(part) {
+        if piece.range.start < copied || !visitor.cares(part) || texts.contains(part) {
             continue;
         }
         let Some(role) = words::role(current, &piece, outer) else { continue };

@@ -233,7 +233,7 @@ fn senseless_documents_are_read_as_the_parser_reads_them() {
 
 #[test]
 #[ignore = "needs the corpus of rendered charts: cargo xtask test"]
-fn charts_are_read_line_by_line_as_the_parser_reads_them() {
+fn charts_of_the_corpus_are_read_line_by_line_as_the_parser_reads_them() {
     let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus");
     let dir = env::var_os("AIRLOCK_CORPUS").map_or_else(beside, PathBuf::from);
     let (mut documents, mut read) = (0, 0);

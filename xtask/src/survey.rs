@@ -177,7 +177,9 @@ fn pinned(found: &[Value]) -> String {
          spec = \"sha256:{:064x}\"\nplatforms = [\"linux/amd64\"]\n",
         0
     );
-    for (number, reference) in found.iter().enumerate() {
+    // A placeholder where a pod's image belongs can't be pinned; the gate speaks of it.
+    let references = found.iter().filter(|reference| reference["class"] != "unreadable");
+    for (number, reference) in references.enumerate() {
         let _ = write!(
             lock,
             "\n[[image]]\nref = {}\ndigest = \"sha256:{:064x}\"\n\
@@ -234,4 +236,46 @@ fn summary(rows: &[Row]) -> String {
 
 fn document(rows: &[Row], table: &str) -> String {
     format!("{}\n\n{}\n\n{}", include_str!("survey/charts.md").trim_end(), summary(rows), table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reference(class: &str, text: &str) -> Value {
+        serde_json::json!({"class": class, "reference": text, "places": [{"place": "Pod/a spec", "kind": "pod"}]})
+    }
+
+    #[test]
+    fn everything_that_can_be_is_pinned() {
+        let found =
+            [reference("image", "q.io/a:1"), reference("unreadable", ":"), reference("possible", "q.io/b:2")];
+        let lock = pinned(&found);
+        assert_eq!(lock.matches("[[image]]").count(), 2, "{lock}");
+        assert!(lock.contains("ref = \"q.io/b:2\"\ndigest = \"sha256:0"), "{lock}");
+    }
+
+    #[test]
+    fn what_is_not_at_the_site_is_outside() {
+        assert!(is_at_site(&reference("image", "registry.site.example:5000/mirror/q.io/a:1")));
+        for text in ["q.io/registry.site.example:5000/a", "registry.site.example:50001/a", ":"] {
+            let outside = reference("image", text);
+            assert!(!is_at_site(&outside), "{text}");
+            assert_eq!(shown(&outside), format!("{text} at Pod/a spec"));
+        }
+    }
+
+    #[test]
+    fn the_table_has_a_row_a_chart_and_a_column_a_kind() {
+        let places = BTreeMap::from([("pod".to_owned(), 3)]);
+        let row = Row { name: "a/b".into(), bytes: 1025, images: 2, places, ..Row::default() };
+        let table = table(&[row]);
+        let widths: Vec<usize> = table.lines().map(|line| line.matches('|').count()).collect();
+        assert_eq!(widths.len(), 3);
+        assert!(widths.iter().all(|width| *width == widths[0]), "{table}");
+        assert!(
+            table.ends_with("| a/b |  | 2 | 0 | 2 | 0 | 3 |  |  |  |  |  |  |  |  | 0 | 0 | 0 |\n"),
+            "{table}"
+        );
+    }
 }

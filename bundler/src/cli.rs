@@ -1,5 +1,6 @@
 //! The command line: definitions, and the printer that all output goes through. One file a verb below.
 
+mod audit;
 mod build;
 mod discover;
 mod inspect;
@@ -8,14 +9,21 @@ mod keys;
 mod lock;
 mod mirrors;
 mod policy;
+mod observer;
+mod preflight;
 mod printer;
 mod push;
+mod receipts;
+mod render;
 mod rewrite;
+mod rollback;
 mod serve;
+mod uninstall;
 mod verify;
 
 use std::path::PathBuf;
 
+use bundler::cluster::Cluster;
 use bundler::registry::{Client, Options};
 use bundler::{Error, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -72,6 +80,8 @@ enum Verb {
     Serve(serve::Args),
     /// Push a bundle into an OCI registry.
     Push(push::Args),
+    /// Print what install would apply, rewritten and checked; for GitOps, kustomize and kubectl. No cluster is asked.
+    Render(render::Args),
     /// Rewrite every reference in rendered manifests to the site's registry: stdin to stdout.
     Rewrite(rewrite::Args),
     /// Verify, push, and install the charts with every reference rewritten to the site's registry.
@@ -80,6 +90,14 @@ enum Verb {
     Mirrors(mirrors::Args),
     /// Write admission policies for the cluster: images of the bundle are rewritten to the site's registry, others refused.
     Policy(policy::Args),
+    /// Take a release back to an older revision, whose manifests were rewritten when they were installed.
+    Rollback(rollback::Args),
+    /// Remove a release, or all of a bundle in reverse order; says what stays.
+    Uninstall(uninstall::Args),
+    /// Compare every running container's image with the bundle. Exit code 2: something foreign runs.
+    Audit(audit::Args),
+    /// Show what was installed by which bundle: receipts of the cluster, or one in a file.
+    Receipts(receipts::Args),
     /// What helm runs while `install` applies a chart.
     #[command(hide = true)]
     PostRender(install::PostRenderArgs),
@@ -116,6 +134,55 @@ impl Network {
             mirrors: self.mirrors.iter().map(mirror).collect::<Result<_>>()?,
         })
     }
+}
+
+/// Which cluster.
+#[derive(Args)]
+struct Kube {
+    /// Context of the kubeconfig.
+    #[arg(long, value_name = "NAME")]
+    kube_context: Option<String>,
+}
+
+impl Kube {
+    async fn connect(&self) -> Result<Cluster> {
+        let context = self.kube_context.as_deref();
+        context
+            .map_or(Ok(()), bundler::name::context)
+            .map_err(|e| Error::input("reading --kube-context", e))?;
+        Cluster::connect(context).await
+    }
+}
+
+/// Names that go to helm's command line.
+fn check_place(release: &str, namespace: Option<&str>) -> Result<()> {
+    bundler::name::release(release).map_err(|e| Error::input("reading the release's name", e))?;
+    namespace.map_or(Ok(()), bundler::name::namespace).map_err(|e| Error::input("reading --namespace", e))
+}
+
+/// How long is waited.
+#[derive(Args)]
+struct Waiting {
+    /// Wait until everything is ready, and say what is not and why.
+    #[arg(long)]
+    wait: bool,
+    /// Longest wait for one release, hooks included.
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    timeout: String,
+}
+
+/// A duration in the form that helm takes: `90s`, `10m`, `1h30m`.
+fn duration(text: &str) -> std::result::Result<String, String> {
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let unit = rest[digits..].chars().next().filter(|unit| "smh".contains(*unit));
+        if digits == 0 || digits > 6 || unit.is_none() {
+            return Err("a duration is written like 90s, 10m or 1h30m".into());
+        }
+        rest = &rest[digits + 1..];
+    }
+    if text.is_empty() { Err("a duration is written like 90s".into()) } else { Ok(text.into()) }
 }
 
 /// A bundle, and whose signature on it counts.
@@ -197,10 +264,15 @@ impl Cli {
             Verb::Inspect(args) => inspect::run(args, printer),
             Verb::Serve(args) => serve::run(args, printer).await,
             Verb::Push(args) => push::run(args, printer).await,
+            Verb::Render(args) => stoppable("rendering", render::run(args, printer)).await,
             Verb::Rewrite(args) => rewrite::run(args, printer),
             Verb::Install(args) => install::run(args, printer).await,
             Verb::Mirrors(args) => mirrors::run(args, printer),
             Verb::Policy(args) => policy::run(args, printer).await,
+            Verb::Rollback(args) => rollback::run(args, printer).await,
+            Verb::Uninstall(args) => uninstall::run(args, printer).await,
+            Verb::Audit(args) => audit::run(args, printer).await,
+            Verb::Receipts(args) => receipts::run(args, printer).await,
             Verb::PostRender(args) => install::post_render(args),
         }
     }

@@ -2,11 +2,30 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
+use serde::Deserialize;
 use tokio::process::Command;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::{Error, Result};
+
+/// Variables that would have helm do something else than what is asked here, or ask another cluster than the one that
+/// was looked at before. (`KUBECONFIG` counts for both; `HELM_DRIVER` says where a site keeps its releases.)
+const FOREIGN: [&str; 12] = [
+    "HELM_DEBUG",
+    "HELM_NAMESPACE",
+    "HELM_NO_PLUGINS",
+    "HELM_PLUGINS",
+    "HELM_KUBECONTEXT",
+    "HELM_KUBETOKEN",
+    "HELM_KUBEASUSER",
+    "HELM_KUBEASGROUPS",
+    "HELM_KUBEAPISERVER",
+    "HELM_KUBECAFILE",
+    "HELM_KUBEINSECURE_SKIP_TLS_VERIFY",
+    "HELM_KUBETLS_SERVER_NAME",
+];
 
 /// A helm that can be run.
 #[derive(Clone, Debug)]
@@ -14,6 +33,74 @@ pub struct Helm {
     program: PathBuf,
     /// Major and minor version.
     version: (u32, u32),
+}
+
+/// How long is waited, and what becomes of a failure.
+#[derive(Clone, Debug, Default)]
+pub struct Patience {
+    /// Wait until everything is ready.
+    pub wait: bool,
+    /// Longest wait for one thing, as helm writes it: `10m`.
+    pub timeout: String,
+    /// A failed upgrade is rolled back, and a failed first install removed.
+    pub atomic: bool,
+}
+
+/// Where a release is.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The release's name.
+    pub name: &'a str,
+    /// Its namespace; that of the context where none is given.
+    pub namespace: Option<&'a str>,
+    /// Context of the kubeconfig.
+    pub context: Option<&'a str>,
+}
+
+/// A revision of a release.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Revision {
+    /// Its number.
+    pub revision: u64,
+    /// `deployed`, `superseded`, `failed`, `pending-upgrade` and so on.
+    pub status: String,
+}
+
+impl Revision {
+    /// A helm is at work on it, or was stopped hard in the middle: no other will touch the release.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.status.starts_with("pending-")
+    }
+}
+
+/// Signals by which we are asked to stop. From the moment that it is made, none of them ends us by itself, and none is
+/// missed.
+pub struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// When the system does not let us.
+    pub fn listen() -> Result<Self> {
+        let waiting = |e| Error::input("waiting for signals", e);
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).map_err(waiting)?,
+            terminate: signal(SignalKind::terminate()).map_err(waiting)?,
+        })
+    }
+
+    /// Returns when we are asked to.
+    pub async fn asked(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
 }
 
 /// A chart with how it is rendered.
@@ -60,12 +147,18 @@ impl Helm {
         let version = parse_version(&text).ok_or_else(|| {
             Error::cluster(running(), format!("it does not say its version: {}", one_line(&output.stderr)))
         })?;
-        // Before 3.21 hooks are not post-rendered: their images would not be rewritten.
+        // The oldest that was tried.
         if version < (3, 21) {
             return Err(Error::cluster(running(), format!("helm {} is too old", text.trim()))
                 .hint("use helm 4, or helm 3.21 or newer"));
         }
         Ok(Self { program, version })
+    }
+
+    /// Whether hooks go through the post-renderer: no helm 3 does that (`renderResources` in its `action.go`).
+    #[must_use]
+    pub fn renders_hooks(&self) -> bool {
+        self.version.0 >= 4
     }
 
     /// What a chart renders to, hooks and tests included.
@@ -94,7 +187,20 @@ impl Helm {
         String::from_utf8(output.stdout).map_err(|e| Error::cluster(doing, e))
     }
 
-    /// Installs or upgrades a release, its manifests going through `renderer`. What helm prints goes to stderr.
+    /// The custom resource definitions in the chart's `crds/`, and in those of its subcharts.
+    ///
+    /// # Errors
+    /// What helm says, where it fails.
+    pub async fn definitions(&self, release: &Release<'_>) -> Result<String> {
+        let doing = format!("reading the definitions of chart {}", release.title);
+        let mut command = self.bare(&["show", "crds"]);
+        command.arg(release.chart);
+        let output = self.run(&doing, command, |stderr| release.helm_error(stderr)).await?;
+        String::from_utf8(output.stdout).map_err(|e| Error::cluster(doing, e))
+    }
+
+    /// Installs or upgrades a release, its manifests going through `renderer`. When we are asked to stop, helm is asked to
+    /// and waited for: it then notes the release as failed, instead of leaving it pending.
     ///
     /// # Errors
     /// When helm fails: it has then said why.
@@ -103,6 +209,8 @@ impl Helm {
         release: &Release<'_>,
         context: Option<&str>,
         renderer: &PostRenderer,
+        patience: &Patience,
+        stop: &mut Stop,
     ) -> Result<()> {
         let doing = format!("installing release {}", release.name);
         let mut command = self.command("upgrade", release)?;
@@ -110,26 +218,147 @@ impl Helm {
         if let Some(context) = context {
             command.args(["--kube-context", context]);
         }
-        renderer.add_to(&mut command, self.version.0)?;
-        let output =
-            command.stdin(Stdio::null()).output().await.map_err(|e| Error::cluster(doing.as_str(), e))?;
-        tracing::info!("helm: {}", String::from_utf8_lossy(&output.stdout).trim());
-        if output.status.success() {
-            return Ok(());
+        add_patience(&mut command, patience);
+        if patience.wait {
+            command.arg("--wait-for-jobs");
         }
-        let why = release.helm_error(&output.stderr);
-        let unreachable = why.contains("cluster unreachable");
-        let error = Error::cluster(doing, why);
-        Err(if unreachable {
-            error.hint("name the cluster by KUBECONFIG or --kube-context, as for helm and kubectl; what was pushed stays")
-        } else {
-            error
-        })
+        if patience.atomic {
+            command.arg(if self.version.0 >= 4 { "--rollback-on-failure" } else { "--atomic" });
+        }
+        renderer.add_to(&mut command, self.version.0)?;
+        self.change(&doing, command, |stderr| release.helm_error(stderr), stop).await.map(drop)
+    }
+
+    /// Back to an older revision; the one before, where none is named.
+    ///
+    /// # Errors
+    /// When helm fails: it has then said why.
+    pub async fn rollback(
+        &self,
+        place: Place<'_>,
+        revision: Option<u64>,
+        patience: &Patience,
+        stop: &mut Stop,
+    ) -> Result<()> {
+        let mut command = self.about("rollback", place);
+        command.args(revision.map(|revision| revision.to_string()));
+        add_patience(&mut command, patience);
+        if patience.wait {
+            command.arg("--wait-for-jobs");
+        }
+        let doing = format!("rolling back release {}", place.name);
+        self.change(&doing, command, helm_error, stop).await.map(drop)
+    }
+
+    /// Removes a release. What helm says.
+    ///
+    /// # Errors
+    /// When helm fails: it has then said why.
+    pub async fn uninstall(&self, place: Place<'_>, patience: &Patience, stop: &mut Stop) -> Result<String> {
+        let mut command = self.about("uninstall", place);
+        add_patience(&mut command, patience);
+        let doing = format!("uninstalling release {}", place.name);
+        let output = self.change(&doing, command, helm_error, stop).await?;
+        Ok(String::from_utf8_lossy(&output.stdout).into())
+    }
+
+    /// The last revision of a release; none if there is no such release.
+    ///
+    /// # Errors
+    /// When helm can't tell.
+    pub async fn last(&self, place: Place<'_>) -> Result<Option<Revision>> {
+        let last = self.revisions(place, 1).await?.unwrap_or_default().pop();
+        // Of one that was uninstalled, a site may have kept the history.
+        Ok(last.filter(|last| last.status != "uninstalled"))
+    }
+
+    /// The revisions of a release, oldest first; none if there is no such release.
+    ///
+    /// # Errors
+    /// When helm can't tell.
+    pub async fn history(&self, place: Place<'_>) -> Result<Option<Vec<Revision>>> {
+        self.revisions(place, 256).await
+    }
+
+    async fn revisions(&self, place: Place<'_>, most: u32) -> Result<Option<Vec<Revision>>> {
+        let mut command = self.about("history", place);
+        command.args(["--output", "json", "--max", &most.to_string()]);
+        let doing = format!("asking helm about release {}", place.name);
+        match self.run(&doing, command, helm_error).await {
+            Ok(output) => {
+                serde_json::from_slice(&output.stdout).map(Some).map_err(|e| Error::cluster(doing, e))
+            }
+            // The text of helm's `ErrReleaseNotFound`, of old.
+            Err(e) if e.to_string().ends_with("release: not found") => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// What `helm get manifest` prints for the last revision.
+    ///
+    /// # Errors
+    /// When helm can't tell.
+    pub async fn manifest(&self, place: Place<'_>) -> Result<Vec<u8>> {
+        let mut command = self.bare(&["get", "manifest", place.name]);
+        add_place(&mut command, place);
+        let doing = format!("asking helm for the manifests of release {}", place.name);
+        Ok(self.run(&doing, command, helm_error).await?.stdout)
+    }
+
+    /// Runs helm to its end.
+    async fn run(&self, doing: &str, mut command: Command, why: impl Fn(&[u8]) -> String) -> Result<Output> {
+        let output = command.output().await.map_err(|e| Error::cluster(doing, e))?;
+        judged(doing, output, why, None)
+    }
+
+    /// The same, for work that must not be left in the middle: when we are asked to stop, helm is asked to, and waited for.
+    async fn change(
+        &self,
+        doing: &str,
+        mut command: Command,
+        why: impl Fn(&[u8]) -> String,
+        stop: &mut Stop,
+    ) -> Result<Output> {
+        let child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| Error::cluster(doing, e))?;
+        let pid = child.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?));
+        let mut ended = std::pin::pin!(child.wait_with_output());
+        let mut stopped = None;
+        let output = loop {
+            tokio::select! {
+                output = &mut ended => break output.map_err(|e| Error::cluster(doing, e))?,
+                by = stop.asked() => stopped = Some(by),
+            }
+            if let Some(pid) = pid {
+                // It may have ended in this moment.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            }
+        };
+        judged(doing, output, why, stopped)
+    }
+
+    fn about(&self, verb: &str, place: Place<'_>) -> Command {
+        let mut command = self.bare(&[verb, place.name]);
+        add_place(&mut command, place);
+        command
+    }
+
+    /// A helm with nothing but what it is told here, and the kubeconfig.
+    fn bare(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).kill_on_drop(true).stdin(Stdio::null());
+        for variable in FOREIGN {
+            command.env_remove(variable);
+        }
+        command
     }
 
     fn command(&self, verb: &str, release: &Release<'_>) -> Result<Command> {
-        let mut command = Command::new(&self.program);
-        command.arg(verb).arg(release.name).arg(release.chart).kill_on_drop(true).stdin(Stdio::null());
+        let mut command = self.bare(&[verb, release.name]);
+        command.arg(release.chart);
         if let Some(namespace) = release.namespace {
             command.args(["--namespace", namespace]);
         }
@@ -140,6 +369,49 @@ impl Helm {
             command.args(["--set", value]);
         }
         Ok(command)
+    }
+}
+
+fn judged(
+    doing: &str,
+    output: Output,
+    why: impl Fn(&[u8]) -> String,
+    stopped: Option<&str>,
+) -> Result<Output> {
+    tracing::info!("helm: {}", String::from_utf8_lossy(&output.stdout).trim());
+    if output.status.success() {
+        return Ok(output);
+    }
+    let why = match std::os::unix::process::ExitStatusExt::signal(&output.status) {
+        Some(9) => "helm was killed (signal 9)".to_owned(),
+        Some(number) => format!("helm was ended by signal {number}"),
+        None => why(&output.stderr),
+    };
+    let unreachable = why.contains("cluster unreachable");
+    let why = stopped.map(|by| format!("stopped by {by}: {why}")).unwrap_or(why);
+    let error = Error::cluster(doing, why);
+    Err(if unreachable {
+        error.hint("name the cluster by KUBECONFIG or --kube-context, as for helm and kubectl; what was pushed stays")
+    } else {
+        error
+    })
+}
+
+fn add_patience(command: &mut Command, patience: &Patience) {
+    if patience.wait {
+        command.arg("--wait");
+    }
+    if !patience.timeout.is_empty() {
+        command.args(["--timeout", &patience.timeout]);
+    }
+}
+
+fn add_place(command: &mut Command, place: Place<'_>) {
+    if let Some(namespace) = place.namespace {
+        command.args(["--namespace", namespace]);
+    }
+    if let Some(context) = place.context {
+        command.args(["--kube-context", context]);
     }
 }
 

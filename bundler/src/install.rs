@@ -1,22 +1,31 @@
 //! A verified bundle into a cluster: every chart rendered, rewritten and gated before the first is applied, and each
 //! once more in its post-renderer, where what helm really applies goes by.
 
-use std::collections::BTreeMap;
+mod apply;
+pub mod diff;
+pub mod objects;
+pub mod preflight;
+mod prove;
+pub mod role;
+mod unpack;
+pub mod waiting;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
-use crate::format::{self, Chart, Manifest};
-use crate::helm::{Helm, PostRenderer, Release};
+use crate::format::{Chart, Manifest};
+use crate::helm::{Helm, Place, Release};
 use crate::name;
 use crate::reference::Mapping;
 use crate::rewrite::{self, Pin, Pins};
-use crate::verify::{VerifiedBundle, chart_content};
+use crate::verify::VerifiedBundle;
+use unpack::{carried_helm, unpack};
 
-/// Name of the file that a bundle carries helm as.
-const HELM_FILE: &str = "helm";
+pub use apply::{Installed, Observer};
+pub use prove::Proof;
 
 /// What a site adds to a bundle.
 #[derive(Clone, Debug, Default)]
@@ -65,20 +74,32 @@ pub struct Rendered {
     pub manifests: String,
     /// How many references were rewritten.
     pub rewritten: usize,
+    /// Whether hooks are among what was rewritten.
+    #[serde(skip)]
+    hooks_rewritten: bool,
+}
+
+/// Where manifests are to point.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Target {
+    /// `REGISTRY[/PREFIX]`.
+    pub registry: String,
+    /// Whether the source's host is left out of repositories' names.
+    pub strip_host: bool,
+    /// A Secret with the registry's login, to be in every pod spec.
+    pub pull_secret: Option<String>,
 }
 
 /// What the post-renderer needs to know; a file of the run hands it over.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RenderJob {
     images: Vec<Pin>,
-    registry: String,
-    strip_host: bool,
+    target: Target,
 }
 
 impl RenderJob {
-    fn new(manifest: &Manifest, registry: &str, strip_host: bool) -> Self {
-        let images = manifest.images.iter().map(Pin::from).collect();
-        Self { images, registry: registry.into(), strip_host }
+    fn new(manifest: &Manifest, target: Target) -> Self {
+        Self { images: manifest.images.iter().map(Pin::from).collect(), target }
     }
 
     /// Rewrites a stream of manifests, and refuses it if anything in it points elsewhere.
@@ -86,10 +107,14 @@ impl RenderJob {
     /// # Errors
     /// What the rewriting and the gate say.
     pub fn run(&self, manifests: &str) -> Result<(String, usize)> {
-        let mapping = Mapping::new(&self.registry, self.strip_host)
+        let Target { registry, strip_host, pull_secret } = &self.target;
+        let mapping = Mapping::new(registry, *strip_host)
             .map_err(|e| Error::input("reading --registry", e))?;
         let pins = Pins::new(self.images.iter().cloned());
-        let (text, changes) = rewrite::checked(manifests, &pins, &mapping)?;
+        let (mut text, changes) = rewrite::checked(manifests, &pins, &mapping)?;
+        if let Some(secret) = pull_secret {
+            text = rewrite::with_pull_secret(&text, secret)?;
+        }
         Ok((text, changes.len()))
     }
 }
@@ -131,6 +156,7 @@ pub fn leave_refusal(job: &Path, error: &Error) {
 
 /// An installation being prepared: charts and values unpacked to a directory of its own.
 pub struct Install<'a> {
+    manifest: &'a Manifest,
     charts: Vec<Unpacked<'a>>,
     helm: Helm,
     job: RenderJob,
@@ -144,7 +170,7 @@ struct Unpacked<'a> {
     path: PathBuf,
     values: Vec<PathBuf>,
     set: Vec<String>,
-    namespace: Option<&'a str>,
+    namespace: Option<String>,
 }
 
 impl<'a> Install<'a> {
@@ -156,8 +182,7 @@ impl<'a> Install<'a> {
     pub fn prepare(
         bundle: &'a VerifiedBundle,
         site: &'a Site,
-        registry: &str,
-        strip_host: bool,
+        target: Target,
         helm: Option<&Path>,
     ) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("airlock-").tempdir().map_err(|e| {
@@ -203,48 +228,81 @@ impl<'a> Install<'a> {
             .enumerate()
             .map(|(n, chart)| unpack(bundle, chart, site, &directory.path().join(n.to_string())))
             .collect::<Result<_>>()?;
-        Ok(Self { charts, helm, job: RenderJob::new(manifest, registry, strip_host), site, directory })
+        Ok(Self {
+            manifest,
+            charts,
+            helm,
+            job: RenderJob::new(manifest, target),
+            site,
+            directory,
+        })
     }
 
-    /// Renders, rewrites and gates every chart; applies nothing.
+    /// Renders, rewrites and gates every chart; applies nothing. `circumstances` are further arguments of `helm template`
+    /// for each release: what the cluster is, where one is asked.
     ///
     /// # Errors
     /// When helm fails, or the gate refuses.
-    pub async fn render(&self) -> Result<Vec<Rendered>> {
+    pub async fn render(&self, circumstances: impl Fn(&str) -> Vec<String>) -> Result<Vec<Rendered>> {
         let mut all = Vec::new();
         for chart in &self.charts {
-            let manifests = self.helm.template(&chart.release()).await?;
             let release = chart.chart.release.clone();
+            let plain = self.helm.template_with(&chart.release(), &circumstances(&release)).await?;
             let (manifests, rewritten) =
-                self.job.run(&manifests).map_err(|e| e.within(format!("release {release}")))?;
-            all.push(Rendered { release, manifests, rewritten });
+                self.job.run(&plain).map_err(|e| e.within(format!("release {release}")))?;
+            let hooks_rewritten = !self.helm.renders_hooks() && hooks(&plain) != hooks(&manifests);
+            all.push(Rendered { release, manifests, rewritten, hooks_rewritten });
         }
         Ok(all)
     }
 
-    /// Installs every chart, in the bundle's order. `airlock` is our own program, which helm runs.
+    /// Refuses hooks that would keep the chart's own images: helm 3 hands no hook to a post-renderer.
     ///
     /// # Errors
-    /// When the post-renderer refuses, or helm fails; charts before are installed then.
-    pub async fn apply(&self, airlock: &Path) -> Result<()> {
-        let job = self.directory.path().join("render.json");
-        let writing = || format!("writing {}", job.display());
-        let text = serde_json::to_vec(&self.job).map_err(|e| Error::input(writing(), e))?;
-        std::fs::write(&job, text).map_err(|e| Error::input(writing(), e))?;
-        let renderer = PostRenderer {
-            program: airlock.into(),
-            arguments: vec!["post-render".into(), job.as_path().into()],
-            directory: self.directory.path().into(),
-        };
-        for chart in &self.charts {
-            let release = chart.release();
-            let upgraded = self.helm.upgrade(&release, self.site.kube_context.as_deref(), &renderer).await;
-            upgraded.map_err(|e| {
-                Refusal::read(&job, format!("installing release {}", release.name)).unwrap_or(e)
-            })?;
+    /// With the releases that have such hooks.
+    pub fn check_hooks(&self, rendered: &[Rendered]) -> Result<()> {
+        if self.helm.renders_hooks() {
+            return Ok(());
         }
-        Ok(())
+        let with: Vec<&str> =
+            rendered.iter().filter(|r| r.hooks_rewritten).map(|r| r.release.as_str()).collect();
+        if with.is_empty() {
+            return Ok(());
+        }
+        let why = format!(
+            "helm 3 leaves hooks as they are, and these releases have hooks with images: {}",
+            with.join(", ")
+        );
+        Err(Error::cluster("choosing helm", why)
+            .hint("use helm 4: name it with --helm, or carry it in the bundle as a file called helm"))
     }
+
+    /// Names the namespace of releases that have none of their own: what helm would choose by itself at one time, and the
+    /// chart be rendered without at another.
+    pub fn settle(&mut self, namespace: &str) {
+        for chart in &mut self.charts {
+            chart.namespace.get_or_insert_with(|| namespace.to_owned());
+        }
+    }
+
+    /// The namespaces of its releases, as far as they are settled.
+    #[must_use]
+    pub fn namespaces(&self) -> BTreeSet<&str> {
+        self.charts.iter().filter_map(|chart| chart.namespace.as_deref()).collect()
+    }
+
+    fn place<'p>(&'p self, chart: &'p Unpacked<'_>) -> Place<'p> {
+        Place {
+            name: &chart.chart.release,
+            namespace: chart.namespace.as_deref(),
+            context: self.site.kube_context.as_deref(),
+        }
+    }
+}
+
+fn hooks(manifests: &str) -> Vec<serde_json::Value> {
+    let all = objects::objects(manifests).0.into_iter();
+    all.filter(|object| object.hook.is_some()).map(|object| object.value).collect()
 }
 
 impl Unpacked<'_> {
@@ -252,84 +310,10 @@ impl Unpacked<'_> {
         Release {
             name: &self.chart.release,
             title: &self.title,
-            namespace: self.namespace,
+            namespace: self.namespace.as_deref(),
             chart: &self.path,
             values: &self.values,
             set: &self.set,
         }
     }
-}
-
-fn unpack<'a>(
-    bundle: &VerifiedBundle,
-    chart: &'a Chart,
-    site: &'a Site,
-    directory: &Path,
-) -> Result<Unpacked<'a>> {
-    std::fs::create_dir(directory)
-        .map_err(|e| Error::input(format!("making directory {}", directory.display()), e))?;
-    let content = chart_content(bundle, chart)?;
-    let path = directory.join("chart.tgz");
-    write(bundle, &content, &path)?;
-    let mut values = Vec::new();
-    for (n, digest) in chart.values.iter().enumerate() {
-        let path = directory.join(format!("values-{n}.yaml"));
-        write(bundle, digest, &path)?;
-        values.push(path);
-    }
-    values.extend(site.values.get(&chart.release).into_iter().flatten().cloned());
-    let set = chart.set.iter().chain(site.set.get(&chart.release).into_iter().flatten()).cloned().collect();
-    let title = format!("{} {}", chart.name, chart.version);
-    Ok(Unpacked { chart, title, path, values, set, namespace: site.namespace_of(chart) })
-}
-
-/// Writes a blob to a file, checked.
-fn write(bundle: &VerifiedBundle, digest: &Digest, path: &Path) -> Result<()> {
-    use std::io::Write as _;
-    let writing = |e| Error::input(format!("writing {}", path.display()), e);
-    let mut file = std::fs::File::create(path).map_err(writing)?;
-    bundle.read(digest, |chunk| file.write_all(chunk).map_err(writing))
-}
-
-/// The bundle's helm for this machine, made runnable.
-fn carried_helm(bundle: &VerifiedBundle, directory: &Path) -> Result<Option<PathBuf>> {
-    let here = match std::env::consts::ARCH {
-        "x86_64" => "linux/amd64",
-        "aarch64" => "linux/arm64",
-        other => other,
-    };
-    let fits = |file: &&format::File| {
-        file.name == HELM_FILE && file.platform.as_ref().is_none_or(|p| p.to_string() == here)
-    };
-    let Some(file) = bundle.manifest().files.iter().find(fits) else { return Ok(None) };
-    let packed = directory.join("helm.file");
-    write(bundle, &file.digest, &packed)?;
-    let path = directory.join(HELM_FILE);
-    let unpacking = |e: std::io::Error| Error::input("unpacking the bundle's helm", e);
-    let mut magic = [0; 2];
-    let mut source = std::fs::File::open(&packed).map_err(unpacking)?;
-    std::io::Read::read_exact(&mut source, &mut magic).map_err(unpacking)?;
-    if magic == [0x1f, 0x8b] {
-        // A release of helm: a packed directory with the program in it.
-        let source = std::fs::File::open(&packed).map_err(unpacking)?;
-        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(source));
-        let mut found = false;
-        for entry in archive.entries().map_err(unpacking)? {
-            let mut entry = entry.map_err(unpacking)?;
-            if entry.header().entry_type().is_file() && entry.path().is_ok_and(|p| p.ends_with(HELM_FILE)) {
-                let mut target = std::fs::File::create(&path).map_err(unpacking)?;
-                std::io::copy(&mut entry, &mut target).map_err(unpacking)?;
-                found = true;
-                break;
-            }
-        }
-        if !found {
-            return Err(Error::input("unpacking the bundle's helm", "there is no program called helm in it"));
-        }
-    } else {
-        std::fs::rename(&packed, &path).map_err(unpacking)?;
-    }
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).map_err(unpacking)?;
-    Ok(Some(path))
 }

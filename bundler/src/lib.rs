@@ -3,7 +3,7 @@
 //! Data flows one way, through the stages:
 //!
 //! ```text
-//! bundle.toml ─lock─▶ images.lock ─plan─▶ layout ─build─▶ one tar │ ─verify─▶ push │ serve │ install │ mirrors │ policy
+//! bundle.toml ─lock─▶ images.lock ─plan─▶ layout ─build─▶ one tar │ ─verify─▶ push │ serve │ install │ mirrors │ policy │ audit
 //! ```
 //!
 //! States are types: [`spec::Spec`], [`lock::Lock`], [`plan::Plan`], [`bundle::Bundle`], and
@@ -23,12 +23,15 @@ pub mod rewrite;
 pub mod install;
 pub mod mirrors;
 pub mod policy;
+pub mod receipt;
+pub mod audit;
 
 // What stages share.
 pub mod archive;
 pub mod bundle;
 pub mod cache;
 pub mod chart;
+pub mod cluster;
 pub mod digest;
 pub mod error;
 pub mod fetch;

@@ -72,7 +72,10 @@ pub(crate) fn version(version: &str) -> Result<(), NameError> {
 }
 
 /// Helm's own rule: a subdomain of RFC 1123.
-pub(crate) fn release(name: &str) -> Result<(), NameError> {
+///
+/// # Errors
+/// When it is none.
+pub fn release(name: &str) -> Result<(), NameError> {
     if name.len() <= RELEASE_LENGTH && name.split('.').all(is_label) {
         Ok(())
     } else {

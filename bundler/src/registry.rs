@@ -4,7 +4,7 @@ mod auth;
 mod credentials;
 mod failure;
 mod http;
-mod names;
+pub(crate) mod names;
 mod tls;
 mod transfer;
 
@@ -403,6 +403,14 @@ impl Repository {
         let call = Call::new(Method::POST, url);
         let response = self.request(&action, Access::Mount(from_repository), &call, &accepted).await?;
         Ok(response.status() == StatusCode::CREATED)
+    }
+
+    /// Asks whether we may push: an upload is begun, and given up again.
+    ///
+    /// # Errors
+    /// When the registry refuses, or can't be reached.
+    pub async fn may_push(&self) -> Result<()> {
+        transfer::may_push(self).await
     }
 
     /// Uploads a blob of `size` bytes. An error of `body` comes back as it is.

@@ -6,11 +6,17 @@ use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bundler::install::{Install, RenderJob, Site};
+use bundler::cluster::Cluster;
+use bundler::helm::Patience;
+use bundler::install::role::roles;
+use bundler::install::{Install, Installed, RenderJob, Site, Target};
+use bundler::receipt::{self, Receipt, Registry};
+use bundler::verify::VerifiedBundle;
 use bundler::{Error, Result};
 
+use super::keys::read_private;
 use super::push::{mapping, summary};
-use super::{Network, Printer, Trusted};
+use super::{Kube, Network, Printer, Trusted, Waiting, preflight};
 
 /// Most that helm may hand to the post-renderer, in bytes.
 const MANIFESTS_CAP: u64 = 256 << 20;
@@ -20,39 +26,107 @@ const MANIFESTS_CAP: u64 = 256 << 20;
 pub struct Args {
     #[command(flatten)]
     trusted: Trusted,
-    /// The site's registry, as the cluster's nodes reach it.
-    #[arg(long, value_name = "REGISTRY[/PREFIX]")]
-    registry: String,
-    /// Leave the source's host out of the repositories' names; refused if two would collide.
-    #[arg(long)]
-    strip_host: bool,
-    /// Print the rewritten manifests; push and apply nothing.
+    /// Print the rewritten manifests; ask no cluster, push and apply nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Check cluster, rights, nodes and registry, say what would change, and stop there.
+    #[arg(long, conflicts_with_all = ["dry_run", "skip_preflight"])]
+    preflight: bool,
+    /// With what would change, show every line of it.
+    #[arg(long, conflicts_with = "skip_preflight")]
+    diff: bool,
+    /// Print the rights that the install needs, as Roles for `kubectl apply`, and stop there.
+    #[arg(long, conflicts_with_all = ["dry_run", "preflight", "skip_preflight"])]
+    print_role: bool,
+    /// Leave those checks out.
+    #[arg(long)]
+    skip_preflight: bool,
+    /// Before anything is installed, have every node pull an image of the bundle, by a pod that runs nothing.
+    #[arg(long, conflicts_with = "dry_run")]
+    prove_pull: bool,
     /// The registry has the images already.
     #[arg(long)]
     no_push: bool,
+    #[command(flatten)]
+    waiting: Waiting,
+    /// Roll a failed upgrade back, and remove a failed first install; implies --wait.
+    #[arg(long)]
+    atomic: bool,
+    /// The site's key, which signs the receipt; made by `airlock keys generate`.
+    #[arg(long, value_name = "FILE", env = "AIRLOCK_SITE_KEY")]
+    site_key: Option<PathBuf>,
+    /// File with the site key's password; AIRLOCK_PASSWORD, COSIGN_PASSWORD or a prompt otherwise.
+    #[arg(long, value_name = "FILE", requires = "site_key")]
+    password_file: Option<PathBuf>,
+    /// Write the receipt here too, its signature beside it.
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
+    /// Install a bundle that is older than the one that was installed last.
+    #[arg(long)]
+    allow_downgrade: bool,
+    #[command(flatten)]
+    releases: Releases,
+    #[command(flatten)]
+    kube: Kube,
+    #[command(flatten)]
+    network: Network,
+}
+
+/// Which releases of a bundle, how they are rendered, and for which registry; `install` and `render` share it.
+#[derive(clap::Args)]
+pub struct Releases {
+    /// The site's registry, as the cluster's nodes reach it.
+    #[arg(long, value_name = "REGISTRY[/PREFIX]")]
+    pub registry: String,
+    /// Leave the source's host out of the repositories' names; refused if two would collide.
+    #[arg(long)]
+    pub strip_host: bool,
+    /// A Secret with the login for that registry: added to `imagePullSecrets` of every pod spec. It must be in the
+    /// namespaces already.
+    #[arg(long, value_name = "NAME")]
+    pub pull_secret: Option<String>,
     /// Only this chart, by its name or release.
     #[arg(long, value_name = "NAME")]
-    chart: Option<String>,
+    pub chart: Option<String>,
     /// A values file; which release it is for, where there are several.
     #[arg(long, value_name = "[RELEASE=]FILE")]
-    values: Vec<String>,
+    pub values: Vec<String>,
     /// A single value, as for helm; which release it is for, where there are several.
     #[arg(long, value_name = "[RELEASE:]KEY=VALUE")]
-    set: Vec<String>,
+    pub set: Vec<String>,
     /// Install into this namespace, not into those that the bundle names.
     #[arg(short, long)]
-    namespace: Option<String>,
-    /// Context of the kubeconfig.
-    #[arg(long, value_name = "NAME")]
-    kube_context: Option<String>,
+    pub namespace: Option<String>,
     /// The helm to run; the bundle's own or the one on PATH otherwise. The bundle's own is not run unless its signature
     /// was checked.
     #[arg(long, value_name = "PATH", env = "AIRLOCK_HELM")]
-    helm: Option<PathBuf>,
-    #[command(flatten)]
-    network: Network,
+    pub helm: Option<PathBuf>,
+}
+
+impl Releases {
+    /// What the site adds to the bundle; `context` is of the kubeconfig.
+    pub fn site(&self, bundle: &VerifiedBundle, context: Option<&str>) -> Result<Site> {
+        let releases: Vec<&str> = bundle.manifest().charts.iter().map(|c| c.release.as_str()).collect();
+        Ok(Site {
+            chart: self.chart.clone(),
+            values: by_release("--values", &self.values, '=', &releases)?
+                .into_iter()
+                .map(|(release, files)| (release, files.into_iter().map(PathBuf::from).collect()))
+                .collect(),
+            set: by_release("--set", &self.set, ':', &releases)?,
+            namespace: self.namespace.clone(),
+            kube_context: context.map(Into::into),
+        })
+    }
+
+    /// Where its images are rewritten to.
+    pub fn target(&self) -> Target {
+        Target {
+            registry: self.registry.clone(),
+            strip_host: self.strip_host,
+            pull_secret: self.pull_secret.clone(),
+        }
+    }
 }
 
 /// Arguments of `post-render`.
@@ -63,44 +137,105 @@ pub struct PostRenderArgs {
 }
 
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
-    let mapping = mapping(&args.registry, args.strip_host)?;
+    let releases = &args.releases;
+    let mapping = mapping(&releases.registry, releases.strip_host)?;
     let bundle = Arc::new(args.trusted.open(printer)?);
-    let releases: Vec<&str> = bundle.manifest().charts.iter().map(|c| c.release.as_str()).collect();
-    let site = Site {
-        chart: args.chart.clone(),
-        values: by_release("--values", &args.values, '=', &releases)?
-            .into_iter()
-            .map(|(release, files)| (release, files.into_iter().map(PathBuf::from).collect()))
-            .collect(),
-        set: by_release("--set", &args.set, ':', &releases)?,
-        namespace: args.namespace.clone(),
-        kube_context: args.kube_context.clone(),
-    };
-    let install = Install::prepare(&bundle, &site, &args.registry, args.strip_host, args.helm.as_deref())?;
-    let rendered = install.render().await?;
+    let site = releases.site(&bundle, args.kube.kube_context.as_deref())?;
+    let mut install = Install::prepare(&bundle, &site, releases.target(), releases.helm.as_deref())?;
     if args.dry_run {
+        let rendered = install.render(|_| vec![]).await?;
         let value = serde_json::json!({"releases": rendered});
         return printer.document(&value, || rendered.iter().map(|r| r.manifests.as_str()).collect());
+    }
+    // Asked for before anything is done: it may be a prompt.
+    let site_key =
+        args.site_key.as_deref().map(|path| read_private(path, args.password_file.as_deref())).transpose()?;
+    let (client, cluster) = (args.network.client()?, args.kube.connect().await?);
+    install.settle(cluster.namespace());
+    let rendered = if args.skip_preflight {
+        install.render(|_| vec![]).await?
+    } else {
+        let (mut found, rendered) = install.preflight(&cluster).await?;
+        if args.print_role {
+            let roles = roles(&found.rights);
+            return printer.document(&roles, || format!("{roles:#}\n"));
+        }
+        install.check_registry(&client, &mapping, !args.no_push, &mut found).await;
+        if args.preflight {
+            printer.result(&found, || preflight::text(&found, args.diff))?;
+            return found.passed().and_then(|()| install.check_hooks(&rendered));
+        }
+        preflight::say(printer, &found, args.diff);
+        found.passed()?;
+        rendered
+    };
+    install.check_hooks(&rendered)?;
+    if !args.allow_downgrade {
+        refuse_downgrade(&install, &bundle, &cluster).await?;
     }
     let pushed = if args.no_push {
         None
     } else {
-        Some(bundler::push::push(&bundle, &args.network.client()?, &mapping, &printer.progress()).await?)
+        Some(bundler::push::push(&bundle, &client, &mapping, &printer.progress()).await?)
     };
+    let proofs = if args.prove_pull { install.prove_pull(&cluster, &mapping).await? } else { vec![] };
     let airlock = std::env::current_exe().map_err(|e| Error::input("finding airlock's own program", e))?;
-    install.apply(&airlock).await?;
+    let patience = Patience {
+        wait: args.waiting.wait || args.atomic,
+        timeout: args.waiting.timeout.clone(),
+        atomic: args.atomic,
+    };
+    let observer = printer.observer();
+    let installed = install.apply(&airlock, &cluster, &rendered, &patience, &*observer).await?;
+    let receipt = Receipt::new(
+        bundle.manifest(),
+        bundle.bundle().manifest_bytes(),
+        bundle.signer(),
+        Registry { strip_host: releases.strip_host, target: releases.registry.trim_end_matches('/').into() },
+        cluster.id().await.unwrap_or_default(),
+        installed.clone(),
+    );
+    let signed = receipt.sign(site_key.as_ref())?;
+    if let Some(path) = &args.receipt {
+        signed.write(path)?;
+    }
+    if let Err(error) = signed.keep(&cluster, &receipt).await {
+        printer
+            .warn(&format!("everything is installed, but the receipt is not kept in the cluster: {error}"));
+    }
     let value = serde_json::json!({
-        "pushed": pushed,
-        "releases": rendered.iter().map(|r| serde_json::json!({"release": r.release, "rewritten": r.rewritten})).collect::<Vec<_>>(),
+        "pushed": pushed, "pulls": proofs, "releases": installed,
+        "rewritten": rendered.iter().map(|r| (r.release.clone(), r.rewritten)).collect::<BTreeMap<_, _>>(),
+        "receipt": receipt, "receipt_signed_by": site_key.as_ref().map(|key| key.public_key().key_id()),
     });
     printer.result(&value, || {
-        let mut text = pushed.map(|p| summary(&args.registry, &p)).unwrap_or_default();
-        for release in &rendered {
-            let _ =
-                writeln!(text, "installed {} ({} references rewritten)", release.release, release.rewritten);
+        let mut text = pushed.map(|p| summary(&releases.registry, &p)).unwrap_or_default();
+        for proof in &proofs {
+            let _ = writeln!(text, "node {} pulled {}", proof.node, proof.image);
         }
+        for (done, rendered) in installed.iter().zip(&rendered) {
+            let Installed { release, namespace, revision, .. } = done;
+            let count = rendered.rewritten;
+            let _ = writeln!(
+                text,
+                "installed {release} in {namespace}, revision {revision} ({count} references rewritten)"
+            );
+        }
+        let _ = match &site_key {
+            Some(key) => writeln!(text, "receipt signed by key {}", key.public_key().key_id()),
+            None => writeln!(text, "receipt kept, unsigned (--site-key signs it)"),
+        };
         text
     })
+}
+
+/// Compares with the newest receipts in the namespaces that are installed into.
+async fn refuse_downgrade(install: &Install<'_>, bundle: &VerifiedBundle, cluster: &Cluster) -> Result<()> {
+    for namespace in install.namespaces() {
+        let receipts = receipt::receipts(cluster, namespace, &[]).await?;
+        receipt::refuse_older(bundle.manifest(), &receipts)?;
+    }
+    Ok(())
 }
 
 /// Sorts `RELEASE<mark>VALUE` by release; without a release it is for the only one.

@@ -6,11 +6,14 @@ use std::io::{IsTerminal as _, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bundler::install::Observer;
 use bundler::progress::{Progress, Silent};
 use bundler::{Error, Result};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
+
+use super::observer::{Lines, Live};
 
 /// All output goes through it.
 pub struct Printer {
@@ -84,6 +87,11 @@ impl Printer {
         if at_terminal() && !self.json { Arc::new(Bar::default()) } else { Arc::new(Silent) }
     }
 
+    /// Says how an installation goes: redrawn at a terminal, a line for each change elsewhere.
+    pub fn observer(&self) -> Box<dyn Observer> {
+        if at_terminal() && !self.json { Box::new(Live::default()) } else { Box::new(Lines::default()) }
+    }
+
     fn paint(&self, code: &str, text: &str) -> String {
         if self.color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.into() }
     }
@@ -98,14 +106,14 @@ fn stdout(text: &str) -> Result<()> {
     }
 }
 
-fn stderr(text: &str) {
+pub(super) fn stderr(text: &str) {
     // There is nowhere left to say that stderr is closed.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Control characters (of C1, too: some terminals obey them) and those that turn the direction of text (UAX #9) as
 /// `\u001b`, which JSON reads as what it was.
-fn harmless(text: &str) -> String {
+pub(super) fn harmless(text: &str) -> String {
     let steers = |c: char| {
         (c.is_control() && !matches!(c, '\n' | '\t'))
             || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')

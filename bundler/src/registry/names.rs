@@ -1,38 +1,57 @@
 //! Names to addresses, in Rust: a static binary can't load the C library's modules for it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hyper_util::client::legacy::connect::dns;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::OnceCell;
 
 /// `/etc/hosts` and the name servers of this machine. Where it has none, nobody is asked: the HTTP client's own
 /// resolver would then ask public servers, and tell them the names inside an air gap.
 #[derive(Clone, Default)]
-pub(super) struct Names {
+pub(crate) struct Names {
     /// Made when first used: that needs the runtime.
     resolver: Arc<OnceCell<TokioResolver>>,
+}
+
+impl Names {
+    async fn addresses(&self, name: &str) -> Result<Vec<SocketAddr>, NetError> {
+        // Known without asking anybody (RFC 6761, 6.3); there may be no /etc/hosts.
+        if name == "localhost" {
+            return Ok(vec![(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()]);
+        }
+        let resolver = self.resolver.get_or_try_init(async || of_this_machine()).await?;
+        Ok(resolver.lookup_ip(name).await?.iter().map(|ip| (ip, 0).into()).collect())
+    }
 }
 
 impl Resolve for Names {
     fn resolve(&self, name: Name) -> Resolving {
         let names = self.clone();
-        Box::pin(async move {
-            // Known without asking anybody (RFC 6761, 6.3); there may be no /etc/hosts.
-            if name.as_str() == "localhost" {
-                let both: [SocketAddr; 2] =
-                    [(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()];
-                return Ok(Box::new(both.into_iter()) as Addrs);
-            }
-            let resolver = names.resolver.get_or_try_init(async || of_this_machine()).await?;
-            let found = resolver.lookup_ip(name.as_str()).await?;
-            let addresses: Vec<SocketAddr> = found.iter().map(|ip| (ip, 0).into()).collect();
-            Ok(Box::new(addresses.into_iter()) as Addrs)
-        })
+        Box::pin(async move { Ok(Box::new(names.addresses(name.as_str()).await?.into_iter()) as Addrs) })
+    }
+}
+
+/// The same for the connector to a cluster.
+impl tower::Service<dns::Name> for Names {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = NetError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, NetError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NetError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: dns::Name) -> Self::Future {
+        let names = self.clone();
+        Box::pin(async move { Ok(names.addresses(name.as_str()).await?.into_iter()) })
     }
 }
 

@@ -186,6 +186,22 @@ pub(super) async fn upload(
     }
 }
 
+/// See [`Repository::may_push`].
+pub(super) async fn may_push(repository: &Repository) -> Result<()> {
+    let action = format!("asking whether we may push to {}", repository.name);
+    let start = Call::new(Method::POST, repository.url(&["blobs", "uploads", ""]).await?);
+    let opened = repository.request(&action, Access::Push, &start, &[StatusCode::ACCEPTED]).await?;
+    // An upload that nobody goes on with expires; giving it up is good manners, which not every registry knows.
+    if let Ok(Some(url)) = http::location(&opened) {
+        let end = Call::new(Method::DELETE, url);
+        let gone = [StatusCode::NO_CONTENT, StatusCode::OK, StatusCode::ACCEPTED];
+        if end.url.origin() == start.url.origin() {
+            let _ = repository.request(&action, Access::Push, &end, &gone).await;
+        }
+    }
+    Ok(())
+}
+
 /// Returns when the body has not moved for `idle`, or when the registry is silent for much longer after its end.
 async fn stalled(mut movement: watch::Receiver<()>, idle: Duration) {
     loop {

@@ -118,8 +118,8 @@ pub fn verify(entry: &[u8], message: &[u8], keys: &[PublicKey]) -> Result<String
         )));
     };
     if signed.message_digest.digest != digest(message) || key.0.verify(message, &signature).is_err() {
-        return Err(refuse("it does not hold: the bundle's manifest was changed after it was signed".into())
-            .hint("don't use this file: get the bundle again, and ask who had it in between"));
+        return Err(refuse("it does not hold: what it is for was changed after it was signed".into())
+            .hint("don't use this file: get it again, and ask who had it in between"));
     }
     Ok(claimed)
 }

@@ -3,6 +3,7 @@
 mod bare;
 mod charts;
 mod cli;
+mod cluster;
 mod corpus;
 mod faults;
 mod hostile;

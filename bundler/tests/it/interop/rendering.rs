@@ -1,8 +1,7 @@
-//! `airlock install` with real helm: manifests rewritten when they are printed, and when helm itself renders them.
+//! `airlock install` with real helm: manifests rewritten when they are printed.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use serde_json::Value;
@@ -85,44 +84,4 @@ fn a_dry_run_needs_no_helm_no_path_and_no_home() {
     let outside = dry_run(&["--set", "web:image.repository=evil.example/web"]).exits(2);
     let place = "\n  Deployment/web spec.template.spec.containers[0].image: evil.example/web:1.0.0\n";
     outside.says("not an image of this bundle").says(place).says("hint: ");
-}
-
-/// helm, but for `upgrade`, which needs a cluster: `template` goes through the same plugin to the same post-renderer.
-const HELM_WITHOUT_CLUSTER: &str = r#"#!/bin/sh
-set -e
-[ "$1" = upgrade ] || exec helm "$@"
-shift
-for argument; do
-    shift
-    [ "$argument" = --install ] || set -- "$@" "$argument"
-done
-helm template "$@" $MORE > rendered
-echo --- >> applied
-cat rendered >> applied
-"#;
-
-#[test]
-#[ignore = "needs real parts: cargo xtask test"]
-fn what_helm_applies_comes_from_the_post_renderer_hooks_included() {
-    let here = World::new();
-    here.write("helm", HELM_WITHOUT_CLUSTER.as_bytes());
-    fs::set_permissions(here.path("helm"), fs::Permissions::from_mode(0o755)).expect("runnable");
-    let (bundle, key, helm) = (path(shared(), "app.tar"), path(shared(), "airlock.pub"), path(&here, "helm"));
-    let arguments = install(&bundle, &key, &["--no-push", "--helm", &helm]);
-    let run: Run = here.command(&arguments).output().expect("airlock").into();
-    let run = run.exits(0);
-    assert!(
-        run.stdout.contains("installed hello (") && run.stdout.contains("installed web ("),
-        "{}",
-        run.stdout
-    );
-    assert_rewritten(&fs::read_to_string(here.path("applied")).expect("what was applied"));
-
-    // A cluster may make a chart render what it did not before: the post-renderer is the last to look, and helm fails.
-    fs::remove_file(here.path("applied")).expect("removed");
-    let mut command = here.command(&arguments);
-    let outside: Run = command.env("MORE", "--set image.repository=evil/x").output().expect("airlock").into();
-    let place = "Deployment/hello spec.template.spec.containers[0].image: docker.io/evil/x:0.1.0";
-    outside.exits(2).says("installing release hello: ").says("not an image of this bundle").says(place);
-    assert!(!here.path("applied").exists(), "something was applied");
 }

@@ -1,0 +1,153 @@
+//! From a kubeconfig to a client. `kube` reads the file, makes the TLS settings and signs requests; the connection is
+//! ours, for names are resolved in Rust here, and a host may have no CA files (see `registry/names.rs`).
+
+use std::time::Duration;
+
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
+use hyper_util::client::legacy::connect::{Connection, HttpConnector};
+use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ClientBuilder, ConfigExt as _};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+use tower::ServiceExt as _;
+
+use super::{Cluster, root_cause};
+use crate::error::{Error, Result};
+use crate::registry::names::Names;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest that a login program of the kubeconfig may take: somebody may have to open a browser.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(120);
+const DOING: &str = "reading the kubeconfig";
+const HINT: &str = "name a kubeconfig by KUBECONFIG, and one of its contexts by --kube-context";
+
+pub(super) async fn connect(context: Option<&str>) -> Result<Cluster> {
+    let (mut config, proxy) = configuration(context).await?;
+    if config.root_cert.is_none() && config.root_cert_file.is_none() {
+        // Else `kube` would ask a verifier that needs CA files, even where certificates are not checked.
+        let native = rustls_native_certs::load_native_certs().certs;
+        config.root_cert = Some(native.iter().map(|certificate| certificate.to_vec()).collect());
+    }
+    let (namespace, server) = (config.default_namespace.clone(), config.cluster_url.to_string());
+    // A login program is run here, and waited for.
+    let runtime = tokio::runtime::Handle::current();
+    let building = tokio::task::spawn_blocking(move || {
+        let _inside = runtime.enter();
+        client(&config, proxy.as_ref())
+    });
+    let client = match tokio::time::timeout(LOGIN_TIMEOUT, building).await {
+        Ok(Ok(client)) => client?,
+        Ok(Err(e)) => return Err(Error::cluster(DOING, e)),
+        Err(_) => {
+            let why = format!("its login program has not answered for {} seconds", LOGIN_TIMEOUT.as_secs());
+            return Err(
+                Error::cluster(DOING, why).hint("run `kubectl get --raw /version` to see what it asks")
+            );
+        }
+    };
+    Ok(Cluster { client, namespace, server: server.trim_end_matches('/').into() })
+}
+
+/// The settings, and the proxy to go through.
+async fn configuration(context: Option<&str>) -> Result<(Config, Option<http::Uri>)> {
+    let refuse = |e: &dyn std::error::Error| Error::cluster(DOING, one_text(e)).hint(HINT);
+    let kubeconfig = match Kubeconfig::read() {
+        Ok(kubeconfig) => kubeconfig,
+        // A pod's own service account; helm does the same.
+        Err(e) if context.is_none() && is_missing(&e) => {
+            let none = |_| {
+                Error::cluster(DOING, "there is none: neither KUBECONFIG nor ~/.kube/config leads to one")
+                    .hint(HINT)
+            };
+            return Ok((Config::incluster().map_err(none)?, None));
+        }
+        Err(e) => return Err(refuse(&e)),
+    };
+    let named = proxy_of(&kubeconfig, context);
+    let has: Vec<String> = kubeconfig.contexts.iter().map(|c| c.name.clone()).collect();
+    let options = KubeConfigOptions { context: context.map(Into::into), ..KubeConfigOptions::default() };
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|e| match e {
+        KubeconfigError::LoadContext(name) => Error::cluster(DOING, format!("it has no context {name:?}"))
+            .hint(format!("it has these contexts: {}", has.join(", "))),
+        other => refuse(&other),
+    })?;
+    let proxy = match named {
+        Some(url) => {
+            let url = url.parse().map_err(|_| Error::cluster(DOING, "its proxy-url is not a URL"))?;
+            Some(url)
+        }
+        None => proxy_of_environment(&config.cluster_url),
+    };
+    Ok((config, proxy))
+}
+
+fn is_missing(error: &KubeconfigError) -> bool {
+    match error {
+        KubeconfigError::FindPath => true,
+        KubeconfigError::ReadConfig(e, _) => e.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
+/// `kube` says what file it was and why, but the reason is a level below.
+fn one_text(error: &dyn std::error::Error) -> String {
+    let (text, cause) = (error.to_string(), root_cause(error));
+    if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+}
+
+/// The proxy that the kubeconfig itself names for its cluster.
+fn proxy_of(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<String> {
+    let name = context.or(kubeconfig.current_context.as_deref())?;
+    let context = kubeconfig.contexts.iter().find(|c| c.name == name)?.context.as_ref()?;
+    let cluster = kubeconfig.clusters.iter().find(|c| c.name == context.cluster)?.cluster.as_ref()?;
+    cluster.proxy_url.clone().filter(|url| !url.is_empty())
+}
+
+/// As Go's client does: `HTTPS_PROXY` and `NO_PROXY`, and never for this machine itself.
+fn proxy_of_environment(server: &http::Uri) -> Option<http::Uri> {
+    let host = server.host()?.trim_start_matches('[').trim_end_matches(']');
+    let here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if here { None } else { Matcher::from_env().intercept(server).map(|proxy| proxy.uri().clone()) }
+}
+
+fn client(config: &Config, proxy: Option<&http::Uri>) -> Result<Client> {
+    let mut direct = HttpConnector::new_with_resolver(Names::default());
+    direct.enforce_http(false);
+    direct.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    let Some(proxy) = proxy else { return over(direct, config) };
+    match proxy.scheme_str() {
+        Some("http") => over(Tunnel::new(proxy.clone(), direct), config),
+        Some("socks5") => over(SocksV5::new(proxy.clone(), direct), config),
+        other => {
+            let scheme = other.unwrap_or("none");
+            Err(Error::cluster(
+                "reaching the cluster through its proxy",
+                format!("its scheme {scheme:?} is not known"),
+            )
+            .hint("proxies are http:// or socks5://; NO_PROXY names hosts that are reached without"))
+        }
+    }
+}
+
+fn over<C>(connector: C, config: &Config) -> Result<Client>
+where
+    C: tower::Service<http::Uri> + Clone + Send + Sync + 'static,
+    C::Response: Connection + hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+    C::Future: Send + 'static,
+    C::Error: Into<tower::BoxError>,
+{
+    let refuse = |e: kube::Error| Error::cluster(DOING, one_text(&e)).hint(HINT);
+    let connector = config.rustls_https_connector_with_connector(connector).map_err(refuse)?;
+    let http = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
+    let headers = config.extra_headers_layer().map_err(refuse)?;
+    let http = http.map_err(tower::BoxError::from);
+    let builder = ClientBuilder::new(http, &config.default_namespace)
+        .with_layer(&config.base_uri_layer())
+        .with_layer(&headers);
+    Ok(match config.auth_layer().map_err(refuse)? {
+        Some(auth) => builder.with_layer(&auth).build(),
+        None => builder.build(),
+    })
+}

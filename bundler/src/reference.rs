@@ -3,10 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use oci_distribution::Reference as Spelled;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+
+mod grammar;
 
 /// A reference to an image: `[REGISTRY/]REPOSITORY[:TAG][@DIGEST]` (distribution spec, "Pulling manifests"), with the
 /// registry and Docker Hub's `library/` filled in. It has a tag only where one was written.
@@ -78,23 +79,16 @@ impl FromStr for Reference {
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
         let refuse = |why: String| ReferenceError { text: text.into(), why };
-        // The parser's classes are Unicode's; registries' are ASCII.
         if !text.is_ascii() {
             return Err(refuse("it has characters outside ASCII".into()));
         }
-        let spelled: Spelled = text.parse().map_err(|e| refuse(format!("{e}")))?;
-        let digest = spelled
-            .digest()
-            .map(str::parse)
-            .transpose()
-            .map_err(|e: crate::digest::DigestError| refuse(e.to_string()))?;
-        // The parser says `latest` where nothing was written.
-        let written = spelled.tag().filter(|tag| text.ends_with(&format!(":{tag}")) || digest.is_some());
+        let parts = grammar::parts(text).map_err(|why| refuse(why.into()))?;
+        let digest = parts.digest.map(str::parse).transpose();
         Ok(Self {
-            registry: spelled.registry().to_ascii_lowercase(),
-            repository: spelled.repository().into(),
-            tag: written.map(Into::into),
-            digest,
+            registry: parts.registry.to_ascii_lowercase(),
+            repository: parts.repository,
+            tag: parts.tag.map(Into::into),
+            digest: digest.map_err(|e: crate::digest::DigestError| refuse(e.to_string()))?,
         })
     }
 }

@@ -108,8 +108,8 @@ impl RenderJob {
     /// What the rewriting and the gate say.
     pub fn run(&self, manifests: &str) -> Result<(String, usize)> {
         let Target { registry, strip_host, pull_secret } = &self.target;
-        let mapping = Mapping::new(registry, *strip_host)
-            .map_err(|e| Error::input("reading --registry", e))?;
+        let mapping =
+            Mapping::new(registry, *strip_host).map_err(|e| Error::input("reading --registry", e))?;
         let pins = Pins::new(self.images.iter().cloned());
         let (mut text, changes) = rewrite::checked(manifests, &pins, &mapping)?;
         if let Some(secret) = pull_secret {
@@ -228,14 +228,7 @@ impl<'a> Install<'a> {
             .enumerate()
             .map(|(n, chart)| unpack(bundle, chart, site, &directory.path().join(n.to_string())))
             .collect::<Result<_>>()?;
-        Ok(Self {
-            manifest,
-            charts,
-            helm,
-            job: RenderJob::new(manifest, target),
-            site,
-            directory,
-        })
+        Ok(Self { manifest, charts, helm, job: RenderJob::new(manifest, target), site, directory })
     }
 
     /// Renders, rewrites and gates every chart; applies nothing. `circumstances` are further arguments of `helm template`

@@ -171,7 +171,7 @@ impl Install<'_> {
             (Some(first), _) => format!("{first}; {hint}"),
             (None, true) => format!(
                 "nodes must reach {} by this name, and trust it: --prove-pull shows it before anything is installed; {hint}",
-                self.job.registry
+                self.job.target.registry
             ),
             (None, false) => hint,
         };

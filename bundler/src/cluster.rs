@@ -182,7 +182,7 @@ impl Cluster {
     /// # Errors
     /// When it is not there, or can't be asked for.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        self.ask(&reading(path), Method::GET, path, None).await
+        self.ask(&self.reading(path), Method::GET, path, None).await
     }
 
     /// One object, if it is there.
@@ -193,7 +193,7 @@ impl Cluster {
         match self.request(Method::GET, path, None).await {
             Ok(found) => Ok(Some(found)),
             Err(Failure::Api(status)) if status.code == 404 => Ok(None),
-            Err(failure) => Err(failure.during(&reading(path))),
+            Err(failure) => Err(failure.during(&self.reading(path))),
         }
     }
 
@@ -206,7 +206,7 @@ impl Cluster {
         let mut next = String::new();
         loop {
             let page = format!("{path}?limit={PAGE}&continue={next}&{query}");
-            let list: List<T> = self.ask(&reading(path), Method::GET, &page, None).await?;
+            let list: List<T> = self.ask(&self.reading(path), Method::GET, &page, None).await?;
             all.extend(list.items.unwrap_or_default());
             if list.metadata.next.is_empty() {
                 return Ok(all);
@@ -233,6 +233,10 @@ impl Cluster {
             Err(Failure::Api(status)) if status.code == 404 => Ok(()),
             Err(failure) => Err(failure.during(&format!("deleting {path}"))),
         }
+    }
+
+    fn reading(&self, path: &str) -> String {
+        format!("asking the cluster at {} for {path}", self.server)
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -263,10 +267,6 @@ impl Cluster {
             Err(_) => Err(Failure::Other(format!("no answer for {} seconds", TIMEOUT.as_secs()))),
         }
     }
-}
-
-fn reading(path: &str) -> String {
-    format!("asking the cluster for {path}")
 }
 
 /// Why there is no answer.

@@ -161,15 +161,7 @@ impl Helm {
         self.version.0 >= 4
     }
 
-    /// What a chart renders to, hooks and tests included.
-    ///
-    /// # Errors
-    /// What helm says, where it fails.
-    pub async fn template(&self, release: &Release<'_>) -> Result<String> {
-        self.template_with(release, &[]).await
-    }
-
-    /// As [`Self::template`], with more arguments of helm's.
+    /// What a chart renders to, hooks and tests included; with more arguments of helm's.
     ///
     /// # Errors
     /// What helm says, where it fails.

@@ -57,9 +57,12 @@ async fn configuration(context: Option<&str>) -> Result<(Config, Option<http::Ur
         Ok(kubeconfig) => kubeconfig,
         // A pod's own service account; helm does the same.
         Err(e) if context.is_none() && is_missing(&e) => {
-            let none = |_| {
-                Error::cluster(DOING, "there is none: neither KUBECONFIG nor ~/.kube/config leads to one")
-                    .hint(HINT)
+            let none = |_| match e {
+                KubeconfigError::FindPath => {
+                    let why = "there is none: neither KUBECONFIG nor ~/.kube/config leads to one";
+                    Error::cluster(DOING, why).hint(HINT)
+                }
+                other => refuse(&other),
             };
             return Ok((Config::incluster().map_err(none)?, None));
         }

@@ -144,12 +144,14 @@ fn said(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}") }
 }
 
+/// In one line. Of a long one the middle goes: what was tried stands in front, and why it failed at the end.
 fn shortened(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(LONGEST) {
-        Some((at, _)) => format!("{}…", &line[..at]),
-        None => line,
+    let line: Vec<char> = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().collect();
+    if line.len() <= LONGEST {
+        return line.iter().collect();
     }
+    let (front, back) = (&line[..LONGEST / 2], &line[line.len() - LONGEST / 2..]);
+    format!("{} … {}", front.iter().collect::<String>(), back.iter().collect::<String>())
 }
 
 #[cfg(test)]
@@ -207,6 +209,14 @@ mod tests {
                 [expected]
             );
         }
+    }
+
+    #[test]
+    fn long_reasons_keep_their_ends() {
+        let long = format!("ErrImagePull: {} not found", "x".repeat(LONGEST));
+        let short = shortened(&long);
+        assert!(short.starts_with("ErrImagePull: x") && short.ends_with("x not found"), "{short}");
+        assert_eq!(shortened("a\n b"), "a b");
     }
 
     #[test]

@@ -122,7 +122,7 @@ pub fn streamed(
     let mut response = warp::reply::stream(body).into_response();
     *response.status_mut() = StatusCode::from_u16(status).expect("a status");
     for (name, value) in headers {
-        let name = warp::http::HeaderName::from_bytes(name.as_bytes()).expect("a name");
+        let name = http::HeaderName::from_bytes(name.as_bytes()).expect("a name");
         response.headers_mut().insert(name, value.parse().expect("a value"));
     }
     response

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::{HELLO, REDIS, WEB, carried, path, shared};
-use crate::world::{Run, World};
+use crate::world::Run;
 
 const SITE: &str = "site.example:5000/mirror";
 

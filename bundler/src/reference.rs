@@ -138,6 +138,11 @@ impl Mapping {
         if target.contains("://") {
             return Err(refuse("give the registry as HOST[:PORT][/PREFIX], without a scheme"));
         }
+        if registry.starts_with('[') || registry.matches(':').count() > 1 {
+            return Err(refuse(
+                "an IPv6 address is no registry that every engine reads in a reference: give it a name, in DNS or /etc/hosts",
+            ));
+        }
         if !(registry.contains(['.', ':']) || registry == "localhost") {
             return Err(refuse(
                 "the registry needs a dot or a port, or engines take it for a name on Docker Hub",
@@ -297,6 +302,10 @@ mod tests {
             ["", "site", "http://site:5000", "site:5000/Up", "site:5000/a:1", "site:x", "/a", "s i.te"]
         {
             assert!(Mapping::new(target, false).is_err(), "{target:?}");
+        }
+        for address in ["[::1]:5000", "[fd00::1]/mirror", "fd00::1"] {
+            let error = Mapping::new(address, false).expect_err(address).to_string();
+            assert!(error.contains("give it a name"), "{error}");
         }
     }
 }

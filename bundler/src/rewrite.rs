@@ -190,8 +190,12 @@ impl Visitor for Gate<'_> {
     }
 
     fn visit(&mut self, mention: &Mention<'_>) -> Result<Option<Exchange>> {
+        if mention.text.starts_with(self.mapping.registry()) && self.is_at_site(&mention.text) {
+            // `root@D` at the end of `SITE/root:root@D` may be an image of the bundle as well.
+            return Ok(Some(Exchange::Keep));
+        }
         let known = self.pins.find(&mention.text).is_some();
-        if (known || mention.role == Role::PodImage) && !self.is_at_site(&mention.text) {
+        if known || mention.role == Role::PodImage {
             let list = if known { &mut self.left } else { &mut self.foreign };
             list.push(format!("{}: {}", mention.spot, mention.text));
         }
@@ -446,6 +450,16 @@ mod tests {
         );
         assert_eq!(rewrite(&once.text, &pins, &mapping()).expect("twice").text, once.text);
         gate(&once.text, &pins, &mapping()).expect("nothing outside");
+    }
+
+    #[test]
+    fn a_tag_that_is_called_as_an_image_is_is_not_one() {
+        let pins = Pins::new([("root:root".parse().expect("a reference"), digest(1))]);
+        let after = rewrite("a: root:root owns it\n", &pins, &mapping()).expect("a rewriting").text;
+        assert_eq!(after, format!("a: {SITE}/docker.io/library/root:root@{} owns it\n", digest(1)));
+        gate(&after, &pins, &mapping()).expect("nothing outside");
+        let glued = format!("{after}b: '${{R}}:root@{}'\n", digest(1));
+        gate(&glued, &pins, &mapping()).expect_err("what is not behind the site's name");
     }
 
     #[test]

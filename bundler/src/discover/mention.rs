@@ -53,6 +53,8 @@ pub enum Exchange {
     Text(String),
     /// Other values of its fields.
     Fields(Vec<(NodeId, String)>),
+    /// Nothing: it is what it should be, and so is all that it consists of.
+    Keep,
 }
 
 /// What is done with mentions.
@@ -134,7 +136,7 @@ fn scalar(spot: &Spot<'_>, visitor: &mut dyn Visitor, edits: &mut Edits) -> Resu
 /// sees what is left.
 fn edit(id: NodeId, exchange: Option<Exchange>, edits: &mut Edits) {
     match exchange {
-        None => {}
+        None | Some(Exchange::Keep) => {}
         Some(Exchange::Text(new)) => {
             edits.entry(id).or_insert(new);
         }
@@ -180,17 +182,21 @@ fn text(spot: &Spot<'_>, value: &str, visitor: &mut dyn Visitor) -> Result<Optio
     };
     let Seen { visitor, texts } = seen;
     let current = as_document.as_deref().unwrap_or(value);
-    let (mut new, mut copied) = (String::new(), 0);
+    let (mut new, mut copied, mut settled) = (String::new(), 0, 0);
     for piece in pieces(current) {
         let part = &current[piece.range.clone()];
-        // Within a piece that was exchanged there is nothing left; what the document has was seen.
-        if piece.range.start < copied || !visitor.cares(part) || texts.contains(part) {
+        // Within a piece that was exchanged, or kept, there is nothing left; what the document has was seen.
+        if piece.range.start < settled || !visitor.cares(part) || texts.contains(part) {
             continue;
         }
         let Some(role) = words::role(current, &piece, outer) else { continue };
         let spelling = Spelling::Piece(piece.range.clone());
         let mention = Mention { spot, text: part.into(), spelling, role };
-        if let Some(Exchange::Text(to)) = visitor.visit(&mention)? {
+        let exchange = visitor.visit(&mention)?;
+        if exchange.is_some() {
+            settled = piece.range.end;
+        }
+        if let Some(Exchange::Text(to)) = exchange {
             new.push_str(&current[copied..piece.range.start]);
             new.push_str(&to);
             copied = piece.range.end;
@@ -207,7 +213,7 @@ impl Exchange {
     fn text(self) -> Option<String> {
         match self {
             Self::Text(text) => Some(text),
-            Self::Fields(_) => None,
+            Self::Fields(_) | Self::Keep => None,
         }
     }
 }
@@ -234,7 +240,7 @@ impl Visitor for Seen<'_> {
             self.texts.insert(mention.spot.at.scalar.value.clone().into_owned());
         }
         match &exchange {
-            None => {}
+            None | Some(Exchange::Keep) => {}
             Some(Exchange::Text(to)) => {
                 self.texts.insert(to.clone());
             }

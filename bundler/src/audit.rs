@@ -120,14 +120,14 @@ impl Closure {
             return (Verdict::Foreign, Some("the runtime names no digest".into()));
         };
         let Some(of) = self.digests.get(&digest) else {
-            let why = match self.named(image, mapping) {
+            let why = match self.named(image, mapping, false) {
                 Some(expected) => format!("it has the name of {expected}, and other content"),
                 None => "it is not in the bundle".into(),
             };
             return (Verdict::Foreign, Some(why));
         };
         // Several references may be the same content; one name of another image of the bundle is a mix-up.
-        match self.named(image, mapping) {
+        match self.named(image, mapping, true) {
             Some(expected) if !of.contains(expected) => {
                 let is = of.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 (Verdict::Foreign, Some(format!("it has the name of {expected}, and the content of {is}")))
@@ -141,8 +141,9 @@ impl Closure {
         }
     }
 
-    /// The image of the bundle that a name means: at the site, or at its source.
-    fn named(&self, image: &str, mapping: Option<&Mapping>) -> Option<&Reference> {
+    /// The image of the bundle that a name means: at the site, or at its source. Where it need not be `exact`, the tag
+    /// says which one it was meant to be, or else the repository.
+    fn named(&self, image: &str, mapping: Option<&Mapping>, exact: bool) -> Option<&Reference> {
         let asked: Reference = image.parse().ok()?;
         let means = |(reference, digest): &&(Reference, Digest)| {
             let source = (reference.registry(), reference.repository());
@@ -151,8 +152,9 @@ impl Closure {
             });
             let same_place = site || (asked.registry(), asked.repository()) == source;
             let same_tag = match (asked.digest(), asked.tag()) {
-                (Some(wanted), _) => wanted == digest || reference.digest() == Some(wanted),
-                (None, tag) => reference.tag().unwrap_or("latest") == tag.unwrap_or("latest"),
+                (Some(_), None) if !exact => true,
+                (Some(wanted), _) if exact => wanted == digest || reference.digest() == Some(wanted),
+                (_, tag) => reference.tag().unwrap_or("latest") == tag.unwrap_or("latest"),
             };
             same_place && same_tag
         };

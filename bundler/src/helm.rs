@@ -35,7 +35,7 @@ pub struct Helm {
     version: (u32, u32),
 }
 
-/// How long is waited, and what becomes of a failure.
+/// What is made besides, how long is waited, and what becomes of a failure.
 #[derive(Clone, Debug, Default)]
 pub struct Patience {
     /// Wait until everything is ready.
@@ -44,6 +44,8 @@ pub struct Patience {
     pub timeout: String,
     /// A failed upgrade is rolled back, and a failed first install removed.
     pub atomic: bool,
+    /// The namespace is made. Helm 4 would write to one that is there, and need the right to.
+    pub make_namespace: bool,
 }
 
 /// Where a release is.
@@ -206,7 +208,10 @@ impl Helm {
     ) -> Result<()> {
         let doing = format!("installing release {}", release.name);
         let mut command = self.command("upgrade", release)?;
-        command.args(["--install", "--create-namespace"]);
+        command.arg("--install");
+        if patience.make_namespace {
+            command.arg("--create-namespace");
+        }
         if let Some(context) = context {
             command.args(["--kube-context", context]);
         }

@@ -73,6 +73,12 @@ fn what_is_not_signed_is_foreign_and_says_why() {
             Verdict::Foreign,
             "name of docker.io/library/redis:8, and other content",
         ),
+        (
+            "r.site:5000/mirror/quay.io/a/web:1@sha256:eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee",
+            digest("ee").to_string(),
+            Verdict::Foreign,
+            "name of quay.io/a/web:1, and other content",
+        ),
         ("redis:8", digest("b1").to_string(), Verdict::Foreign, "the content of quay.io/a/web:1"),
         ("redis:8", "docker://sha256:short".into(), Verdict::Foreign, "names no digest"),
         ("redis:8", String::new(), Verdict::Unknown, "nothing says yet"),

@@ -184,6 +184,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         wait: args.waiting.wait || args.atomic,
         timeout: args.waiting.timeout.clone(),
         atomic: args.atomic,
+        ..Patience::default()
     };
     let observer = printer.observer();
     let installed = install.apply(&airlock, &cluster, &rendered, &patience, &*observer).await?;

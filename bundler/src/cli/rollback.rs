@@ -57,7 +57,8 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         return Err(Error::input(doing(), format!("it has no revision {wanted}"))
             .hint(format!("it has: {}", has.join(", "))));
     }
-    let patience = Patience { wait: args.waiting.wait, timeout: args.waiting.timeout.clone(), atomic: false };
+    let patience =
+        Patience { wait: args.waiting.wait, timeout: args.waiting.timeout.clone(), ..Patience::default() };
     let mut stop = Stop::listen()?;
     helm.rollback(place, args.revision, &patience, &mut stop).await?;
     let known =

@@ -55,7 +55,8 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let helm = Helm::find(args.helm.as_deref())?;
     let releases = releases(args)?;
     let cluster = args.kube.connect().await?;
-    let patience = Patience { wait: args.waiting.wait, timeout: args.waiting.timeout.clone(), atomic: false };
+    let patience =
+        Patience { wait: args.waiting.wait, timeout: args.waiting.timeout.clone(), ..Patience::default() };
     let mut stop = Stop::listen()?;
     let mut all: Vec<Removed> = Vec::new();
     for (release, namespace) in releases {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::objects::{Object, objects};
 use super::waiting::{Trouble, troubles};
 use super::{Install, Refusal, Rendered, Unpacked};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Presence};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::helm::{Patience, PostRenderer, Revision, Stop};
@@ -79,6 +79,9 @@ impl Install<'_> {
             let watching = self.watch(cluster, chart, &objects, observer, &last);
             let context = self.site.kube_context.as_deref();
             let release = chart.release();
+            let namespace = chart.namespace.as_deref().unwrap_or(cluster.namespace());
+            let is_there = matches!(cluster.presence(namespace).await, Ok(Presence::There));
+            let patience = &Patience { make_namespace: !is_there, ..patience.clone() };
             let outcome = tokio::select! {
                 outcome = self.helm.upgrade(&release, context, &renderer, patience, &mut stop) => outcome,
                 () = watching => Ok(()),

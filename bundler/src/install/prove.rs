@@ -56,7 +56,6 @@ impl Install<'_> {
             cluster.create("/api/v1/namespaces", &object).await.map_err(|e| e.within(doing))?;
         }
         let pods = format!("/api/v1/namespaces/{namespace}/pods");
-        let secret = self.job.target.pull_secret.as_deref();
         let mut stop = Stop::listen()?;
         let mut made = Vec::new();
         let outcome = tokio::select! {
@@ -124,7 +123,6 @@ async fn prove(
     pods: &str,
     wanted: &[(&Node, String)],
     secret: Option<&str>,
-    secret: Option<&str>,
     made: &mut Vec<String>,
 ) -> Result<Vec<Proof>> {
     for (node, image) in wanted {
@@ -159,7 +157,7 @@ fn pod(node: &str, image: &str, secret: Option<&str>) -> Value {
             "labels": {"app.kubernetes.io/managed-by": "airlock", "app.kubernetes.io/name": "airlock-prove-pull"},
         },
         "spec": {
-            "nodeName": node, "imagePullSecrets": secrets, "restartPolicy": "Never", "automountServiceAccountToken": false,
+            "nodeName": node, "restartPolicy": "Never", "automountServiceAccountToken": false,
             "enableServiceLinks": false, "terminationGracePeriodSeconds": 0,
             "activeDeadlineSeconds": PATIENCE.as_secs() + 60,
             "tolerations": [{"operator": "Exists"}], "imagePullSecrets": secrets,

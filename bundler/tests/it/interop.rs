@@ -24,15 +24,15 @@ use serde_json::Value;
 use crate::parts::Running;
 use crate::world::{Run, World};
 
-const HELLO: &str = "docker.io/airlock-dev/hello:0.1.0";
-const BUSYBOX: &str = "docker.io/library/busybox:1.36";
+pub const HELLO: &str = "docker.io/airlock-dev/hello:0.1.0";
+pub const BUSYBOX: &str = "docker.io/library/busybox:1.36";
 const REDIS: &str = "docker.io/library/redis:8.10.1-alpine";
 const WEB: &str = "quay.io/example/web:1.0.0";
 /// busybox under the name of a registry with a port.
 const PORTED: &str = "registry.example:5000/tools/busybox:1.36";
 
 /// What `cargo xtask test` says in a variable.
-fn part(name: &str) -> String {
+pub fn part(name: &str) -> String {
     std::env::var(name).expect(name)
 }
 
@@ -56,7 +56,7 @@ fn sha256(content: &[u8]) -> String {
     Digest::of(content).to_string()
 }
 
-fn path(world: &World, name: &str) -> String {
+pub fn path(world: &World, name: &str) -> String {
     world.path(name).display().to_string()
 }
 
@@ -70,7 +70,7 @@ fn all_upstream() -> BTreeMap<String, String> {
 }
 
 /// The digest of a reference's manifest for linux on `architecture` at the upstream registry, read by oras.
-fn upstream_for(reference: &str, architecture: &str) -> String {
+pub fn upstream_for(reference: &str, architecture: &str) -> String {
     let at = format!("{}/{reference}", part("AIRLOCK_TEST_UPSTREAM"));
     let raw = tool(Path::new("/"), "oras", &["manifest", "fetch", "--plain-http", &at]).exits(0).stdout;
     assert_eq!(sha256(raw.as_bytes()), upstream(reference));
@@ -82,7 +82,7 @@ fn upstream_for(reference: &str, architecture: &str) -> String {
 }
 
 /// Each image of `app.tar` with the digest that it must have: upstream's, or the lock's for what is built here.
-fn carried() -> Vec<(String, String)> {
+pub fn carried() -> Vec<(String, String)> {
     let lock = lock_of(shared(), "images.lock");
     let built = lock.images.iter().find(|i| i.reference.to_string() == HELLO).expect("hello's pin");
     let mut images: Vec<_> = all_upstream()
@@ -106,7 +106,7 @@ const HELLO_CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/hello"
 
 /// `app.tar`, for linux/amd64: two charts with their images, one of them out of the Docker engine; more images; helm. And
 /// `all.tar`: images for all platforms that they have. Made once; tests only read them.
-fn shared() -> &'static World {
+pub fn shared() -> &'static World {
     static SHARED: LazyLock<(World, Child)> = LazyLock::new(|| {
         let world = World::new();
         let remover = remover(&world.path(""));

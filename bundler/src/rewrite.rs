@@ -190,7 +190,10 @@ impl Visitor for Gate<'_> {
     }
 
     fn visit(&mut self, mention: &Mention<'_>) -> Result<Option<Exchange>> {
-        if mention.text.starts_with(self.mapping.registry()) && self.is_at_site(&mention.text) {
+        let registry = self.mapping.registry();
+        let may_be_at_site =
+            mention.text.get(..registry.len()).is_some_and(|host| host.eq_ignore_ascii_case(registry));
+        if may_be_at_site && self.is_at_site(&mention.text) {
             // `root@D` at the end of `SITE/root:root@D` may be an image of the bundle as well.
             return Ok(Some(Exchange::Keep));
         }

@@ -5,12 +5,17 @@
 //! one by one, differ in the planted texts only. `AIRLOCK_CASES` says how many streams, `AIRLOCK_SEED` where to start.
 
 use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use bundler::digest::Digest;
 use bundler::reference::{Mapping, Reference};
 use bundler::rewrite::{Pins, gate, rewrite};
+use bundler::yaml::{Segment, Stream, documents};
 use fastrand::Rng;
 use granit_parser::{Event, Parser};
+use serde_json::Value;
 
 /// The lock: what charts write, and which reference that is. None is part of what one before it becomes.
 const PLANTED: &[(&str, &str)] = &[
@@ -25,7 +30,7 @@ const WORDS: &[&str] =
     &["x", "run", "--flag", "010", "1.0", "true", "é", "日本", "a#b", "=", "no", "1e3", "[::1]:5", "~"];
 /// Plain scalars that other readers may take for numbers, times, nulls or booleans.
 const LOOKALIKES: &[&str] =
-    &["010", "0x1F", "1_000", "1e3", "true", "no", "~", "null", "2001-01-01", "12:30:45", "=", "-1", ".inf"];
+    &["010", "0x1F", "1_000", "1e3", "true", "no", "~", "null", "2001-01-01", "12:30:45", "=", "-1"];
 
 fn pins() -> Vec<(Reference, Digest)> {
     PLANTED.iter().map(|(_, full)| (full.parse().expect(full), Digest::of(full.as_bytes()))).collect()
@@ -447,4 +452,62 @@ fn references_planted_anywhere_are_rewritten_and_nothing_else_is() {
         }
     }
     assert!(planted as u64 > cases, "{planted} references in {cases} streams");
+}
+
+/// A document as helm's own YAML reads it.
+fn as_go_reads(dir: &Path, document: &str) -> Value {
+    let chart = dir.join("read");
+    fs::create_dir_all(chart.join("templates")).expect("a directory");
+    fs::write(chart.join("Chart.yaml"), "apiVersion: v2\nname: read\nversion: 1.0.0\n").expect("Chart.yaml");
+    fs::write(chart.join("templates/v.yaml"), "values: {{ toJson .Values }}").expect("a template");
+    fs::write(dir.join("document.yaml"), document).expect("a document");
+    let run =
+        Command::new("helm").current_dir(dir).args(["template", "r", "read", "-f", "document.yaml"]).output();
+    let output = run.expect("helm must be on PATH (helm.sh/docs/intro/install)");
+    assert!(output.status.success(), "{document}\n{}", String::from_utf8_lossy(&output.stderr));
+    let out = String::from_utf8(output.stdout).expect("UTF-8 from helm");
+    let json = out.lines().find_map(|line| line.strip_prefix("values: ")).expect("the values");
+    serde_json::from_str(json).expect("JSON from helm")
+}
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn random_documents_are_read_as_helm_reads_them() {
+    let temporary = tempfile::tempdir().expect("a directory");
+    let mut compared = 0;
+    for seed in 1..20 {
+        let mut writer = Writer::new(seed);
+        writer.stream();
+        for document in documents(&writer.source) {
+            // The separator is helm's, not YAML's.
+            let document = match document.split_once('\n') {
+                Some((first, rest)) if first.starts_with("---") => rest,
+                _ => document,
+            };
+            // Of a block scalar that ends with the file, without a break, helm makes one with a break.
+            if !document.ends_with('\n') {
+                continue;
+            }
+            let read = as_go_reads(temporary.path(), document);
+            let stream = Stream::parse(document).expect(document);
+            let walked = stream.walk(|at| {
+                let value = at.path.iter().try_fold(&read, |value, step| match step.segment {
+                    Segment::Key(key) => value.get(key),
+                    Segment::Index(index) => value.get(index),
+                });
+                // Numbers and the like are values of their own; helm drops nulls.
+                match value {
+                    Some(Value::String(text)) => {
+                        assert_eq!(text, &at.scalar.value, "{at} in\n{document}");
+                        compared += 1;
+                    }
+                    Some(Value::Null) | None => assert!(at.scalar.is_null(), "{at} in\n{document}"),
+                    Some(_) => {}
+                }
+                Ok(())
+            });
+            walked.expect("a walk");
+        }
+    }
+    assert!(compared > 100, "{compared}");
 }

@@ -1,7 +1,6 @@
 //! The Kubernetes of one node that `cargo xtask test --cluster` brings up, with registries beside it: it has no way out, so what
 //! runs there can only have come out of a bundle.
 
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

@@ -47,25 +47,35 @@ pub struct Change {
 /// # Errors
 /// What both say.
 pub fn checked(manifests: &str, pins: &Pins, mapping: &Mapping) -> Result<(String, Vec<Change>)> {
-    let stream = Stream::parse(manifests)?;
-    let mut rewriter = Rewriter { pins, mapping, changes: vec![], gate: Some(Gate::new(pins, mapping)) };
-    let text = mention::walk(&stream, &mut rewriter)?;
-    let Rewriter { changes, gate: seen, .. } = rewriter;
-    // What was not exchanged has been seen; of what was, the outcome is looked at, document by document.
-    let changed: String = match &text {
-        None => String::new(),
-        Some(text) => {
-            let pairs = documents(manifests).zip(documents(text));
-            pairs.filter(|(old, new)| old != new).map(|(_, new)| new).collect()
-        }
-    };
-    let text = text.unwrap_or_else(|| manifests.into());
-    let is_clean = seen.is_some_and(|gate| gate.outcome().is_ok()) && gate(&changed, pins, mapping).is_ok();
-    if !is_clean {
-        // All of it once more, for the whole list.
-        gate(&text, pins, mapping)?;
+    if let Ok(Some(done)) = by_document(manifests, pins, mapping) {
+        return Ok(done);
     }
+    // Something is wrong: all of it once more, for a message with the whole list and with lines of the whole stream.
+    let Rewritten { text, changes } = rewrite(manifests, pins, mapping)?;
+    gate(&text, pins, mapping)?;
     Ok((text, changes))
+}
+
+/// One document after the other, so that what is read stays close at hand. The gate sees on the way what is not exchanged, and
+/// the outcome where something was. None, if anything points outside.
+fn by_document(manifests: &str, pins: &Pins, mapping: &Mapping) -> Result<Option<(String, Vec<Change>)>> {
+    let mut rewriter = Rewriter { pins, mapping, changes: vec![], gate: Some(Gate::new(pins, mapping)) };
+    let mut after = Gate::new(pins, mapping);
+    let mut out = String::with_capacity(manifests.len() + manifests.len() / 8);
+    let mut before = 0;
+    for document in documents(manifests) {
+        let stream = Stream::parse_after(document, before)?;
+        before += stream.roots().len();
+        match mention::walk(&stream, &mut rewriter)? {
+            None => out.push_str(document),
+            Some(text) => {
+                mention::walk(&Stream::parse(&text)?, &mut after)?;
+                out.push_str(&text);
+            }
+        }
+    }
+    let is_clean = after.outcome().is_ok() && rewriter.gate.is_some_and(|gate| gate.outcome().is_ok());
+    Ok(is_clean.then_some((out, rewriter.changes)))
 }
 
 /// Rewrites every reference of `pins` to where `mapping` has it.

@@ -80,6 +80,8 @@ pub struct Stream<'s> {
     nodes: Vec<Node<'s>>,
     roots: Vec<NodeId>,
     documents: Vec<Document>,
+    /// How many documents are in front of it.
+    before: usize,
 }
 
 /// A document of a stream, up to the next one.
@@ -158,6 +160,20 @@ impl<'s> Stream<'s> {
             document(&mut builder, source, piece)?;
         }
         Ok(builder.stream)
+    }
+
+    /// As [`Self::parse`], of a part of a longer stream that has `before` documents in front of it.
+    ///
+    /// # Errors
+    /// As [`Self::parse`]; lines count from the start of the part.
+    pub fn parse_after(source: &'s str, before: usize) -> Result<Self> {
+        Ok(Self { before, ..Self::parse(source)? })
+    }
+
+    /// The number of a root's document, for people: from 1.
+    #[must_use]
+    pub fn number_of(&self, root: NodeId) -> usize {
+        self.before + self.roots.iter().position(|other| *other == root).unwrap_or_default() + 1
     }
 
     /// The root node of every document, empty documents included.

@@ -113,6 +113,11 @@ fn scalar(spot: &Spot<'_>, visitor: &mut dyn Visitor, edits: &mut Edits) -> Resu
         let role = if spot.within.is_none() { Role::PodImage } else { Role::Named };
         return whole(role).map(|exchange| edit(spot.at.id, exchange, edits));
     }
+    // A repository whose last component stands in a field of its own has a path, or a host.
+    let is_encoded = is_encoded(spot);
+    if !is_encoded && !visitor.cares(value) && !value.contains(['/', '.']) {
+        return Ok(());
+    }
     match fields(spot.stream, spot.at) {
         Told::Elsewhere => return Ok(()),
         Told::Here(ways) => {
@@ -127,7 +132,7 @@ fn scalar(spot: &Spot<'_>, visitor: &mut dyn Visitor, edits: &mut Edits) -> Resu
         }
         Told::Alone => {}
     }
-    let new = if is_encoded(spot) { encoded(spot, value, visitor)? } else { text(spot, value, visitor)? };
+    let new = if is_encoded { encoded(spot, value, visitor)? } else { text(spot, value, visitor)? };
     edit(spot.at.id, new.map(Exchange::Text), edits);
     Ok(())
 }

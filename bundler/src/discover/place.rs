@@ -191,7 +191,7 @@ impl fmt::Display for Spot<'_> {
             (Some(kind), Some(name)) => write!(f, "{kind}/{name} {at}"),
             (Some(kind), None) => write!(f, "{kind} {at}"),
             _ => {
-                let number = stream.roots().iter().position(|root| *root == at.root).unwrap_or_default() + 1;
+                let number = stream.number_of(at.root);
                 write!(f, "document {number}")?;
                 if at.path.is_empty() { Ok(()) } else { write!(f, " {at}") }
             }

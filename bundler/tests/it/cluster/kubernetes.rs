@@ -92,12 +92,16 @@ impl Cluster {
         pods.filter(|pod| !goes(pod) && pod["status"]["phase"] != "Succeeded").cloned().collect()
     }
 
-    /// What a Service of a namespace answers to a GET of `/`.
+    /// What a Service of a namespace answers to a GET of `/`, without the last newline.
     pub fn greeting(&self, namespace: &str, service: &str) -> String {
         let address = self.get(namespace, &["service", service]);
         let address = address["spec"]["clusterIP"].as_str().expect("an address").to_owned();
         let url = format!("http://{address}/");
-        self.run("curl", &["--silent", "--fail", "--noproxy", "*", "--max-time", "10", &url]).exits(0).stdout
+        self.run("curl", &["--silent", "--fail", "--noproxy", "*", "--max-time", "10", &url])
+            .exits(0)
+            .stdout
+            .trim_end()
+            .into()
     }
 
     /// A registry of CNCF distribution in the cluster's network, at an address that the node reaches.

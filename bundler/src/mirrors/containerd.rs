@@ -22,7 +22,9 @@ pub fn configure(settings: &Settings) -> NodeConfig {
     // References that are rewritten to the site name it itself.
     if settings.ca.is_some() || settings.plain_http {
         let url = settings.url();
-        let text = format!("{MARK}server = \"{url}\"\n{}", authority(settings));
+        // containerd 1.6 takes a file without any `host` for a broken one.
+        let rest = authority(settings);
+        let text = format!("{MARK}server = \"{url}\"\n{rest}\n[host.\"{url}\"]\n{rest}");
         directory(&mut files, settings, settings.mapping.registry(), &text);
     }
     let notes = vec![

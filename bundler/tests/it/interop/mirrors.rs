@@ -90,8 +90,9 @@ fn containers_libraries_read_registries_conf() {
         let certificates = node.path().join("etc/containers/certs.d").join(&served.host);
         for (name, digest) in pulled() {
             let mut command = Command::new("skopeo");
-            command.env("CONTAINERS_REGISTRIES_CONF", &conf).args([
+            command.arg("--registries-conf").arg(&conf).args([
                 "inspect",
+                "--no-tags",
                 "--format",
                 "{{.Name}} {{.Digest}}",
             ]);

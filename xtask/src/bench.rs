@@ -1,4 +1,7 @@
-//! `cargo xtask bench service`: the service beside what it replaces, on the same Redis, in one run.
+//! `cargo xtask bench service`: the service beside what it replaces, on the same Redis, in one run. `bench rewrite` is in
+//! [`rewrite`].
+
+pub mod rewrite;
 
 use std::fs;
 use std::path::PathBuf;

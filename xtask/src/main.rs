@@ -33,6 +33,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   images [--arm64]             both images from source by the Containerfile, what is in them and how they run, and the
                                compose file with them; with --arm64 the service's also for arm64
   bench service                the service beside Flask, gunicorn and redis-benchmark, as a table
+  bench rewrite                CPU time and memory of `airlock rewrite` on 10 and 60 MB of manifests
   survey [--charts FILE]       public charts through helm, discover and rewrite, as a table in docs/charts.md; with
                                --charts those of another list, and the table only shown
   chart-docs                   write the tables of values into the chart's README
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         ["images"] => containerfile::run(false),
         ["images", "--arm64"] => containerfile::run(true),
         ["bench", "service"] => bench::service(),
+        ["bench", "rewrite"] => bench::rewrite::run(),
         ["survey"] => survey::run(None),
         ["survey", "--charts", list] => survey::run(Some(list)),
         ["chart-docs"] => charts::docs(),

@@ -4,7 +4,7 @@ use bundler::Result;
 use bundler::policy::{self, Action, Api, Settings};
 
 use super::push::mapping;
-use super::{Printer, Trusted};
+use super::{Kube, Printer, Trusted};
 
 /// Arguments of `policy`.
 #[derive(clap::Args)]
@@ -32,9 +32,8 @@ pub struct Args {
     /// Write for this version of Kubernetes, and ask no cluster.
     #[arg(long, value_name = "VERSION", conflicts_with = "kube_context")]
     kube_version: Option<String>,
-    /// Context of the kubeconfig of the cluster that is asked for what it has.
-    #[arg(long, value_name = "NAME")]
-    kube_context: Option<String>,
+    #[command(flatten)]
+    kube: Kube,
 }
 
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
@@ -42,7 +41,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let bundle = args.trusted.open(printer)?;
     let api = match &args.kube_version {
         Some(version) => Api::of_version(version, args.validate_only)?,
-        None => Api::of_cluster(args.kube_context.as_deref(), args.validate_only).await?,
+        None => Api::of_cluster(&args.kube.connect().await?, args.validate_only).await?,
     };
     let action = if args.enforce { Action::Enforce } else { Action::Audit };
     let policies = policy::policies(&bundle, &Settings { mapping, api, action, selector })?;

@@ -1,10 +1,8 @@
 //! Which of the policies a cluster understands.
 
-use std::time::Duration;
+use serde::Deserialize;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
-
+use crate::cluster::Cluster;
 use crate::error::{Error, Result};
 
 /// What a cluster has of `admissionregistration.k8s.io`.
@@ -18,8 +16,6 @@ pub struct Api {
 
 /// Group of the policies' API.
 const GROUP: &str = "admissionregistration.k8s.io";
-/// How long the cluster may take to answer.
-const PATIENCE: Duration = Duration::from_secs(15);
 /// What to do where a cluster has no `MutatingAdmissionPolicy`.
 const INSTEAD: &str = "--validate-only writes the half that refuses images from outside; that pods of operators find their \
                        images all the same is then the nodes' part: airlock mirrors";
@@ -50,26 +46,34 @@ impl Api {
         Ok(Self { mutating, asked: false })
     }
 
-    /// Asks the cluster of a context of the kubeconfig, or of its current one.
+    /// Asks the cluster.
     ///
     /// # Errors
-    /// When there is no such cluster, it does not answer, or has not what is wanted.
-    pub async fn of_cluster(context: Option<&str>, validate_only: bool) -> Result<Self> {
-        let asking = "asking the cluster for its admission policies";
-        let hint = "set KUBECONFIG or --kube-context; with --kube-version 1.34 no cluster is asked";
-        let failed = |e: &dyn std::error::Error| Error::cluster(asking, chain(e)).hint(hint);
-        let options = KubeConfigOptions { context: context.map(Into::into), ..Default::default() };
-        let kubeconfig = Kubeconfig::read().map_err(|e| failed(&e))?;
-        let mut config =
-            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|e| failed(&e))?;
-        (config.connect_timeout, config.read_timeout) = (Some(PATIENCE), Some(PATIENCE));
-        let client = Client::try_from(config).map_err(|e| failed(&e))?;
-        let groups = client.list_api_groups().await.map_err(|e| failed(&e))?;
-        let group = groups.groups.into_iter().find(|group| group.name == GROUP);
+    /// When it does not answer, or has not what is wanted.
+    pub async fn of_cluster(cluster: &Cluster, validate_only: bool) -> Result<Self> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Group {
+            versions: Vec<GroupVersion>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct GroupVersion {
+            group_version: String,
+            version: String,
+        }
+        #[derive(Deserialize)]
+        struct Resources {
+            resources: Vec<Resource>,
+        }
+        #[derive(Deserialize)]
+        struct Resource {
+            name: String,
+        }
+        let group: Option<Group> = cluster.find(&format!("/apis/{GROUP}")).await?;
         let (mut mutating, mut validating) = (vec![], false);
         for version in group.into_iter().flat_map(|group| group.versions) {
-            let found =
-                client.list_api_group_resources(&version.group_version).await.map_err(|e| failed(&e))?;
+            let found: Resources = cluster.get(&format!("/apis/{}", version.group_version)).await?;
             let has = |name: &str| found.resources.iter().any(|resource| resource.name == name);
             validating |= version.version == "v1" && has("validatingadmissionpolicies");
             if has("mutatingadmissionpolicies") {
@@ -110,20 +114,6 @@ impl Api {
             _ => vec![],
         }
     }
-}
-
-/// An error with its causes: kube's own texts leave them out.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn missing(what: &str, cluster: &str) -> Error {

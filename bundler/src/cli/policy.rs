@@ -41,7 +41,11 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let bundle = args.trusted.open(printer)?;
     let api = match &args.kube_version {
         Some(version) => Api::of_version(version, args.validate_only)?,
-        None => Api::of_cluster(&args.kube.connect().await?, args.validate_only).await?,
+        None => {
+            let hint = "set KUBECONFIG or --kube-context; with --kube-version 1.34 no cluster is asked";
+            let cluster = args.kube.connect().await.map_err(|e| e.hint(hint))?;
+            Api::of_cluster(&cluster, args.validate_only).await?
+        }
     };
     let action = if args.enforce { Action::Enforce } else { Action::Audit };
     let policies = policy::policies(&bundle, &Settings { mapping, api, action, selector })?;

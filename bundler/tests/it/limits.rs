@@ -65,7 +65,8 @@ impl<'a> Watch<'a> {
         let mut child = command(self.world, args).spawn().expect("airlock");
         while child.try_wait().expect("airlock").is_none() {
             self.look(child.id());
-            std::thread::sleep(Duration::from_millis(20));
+            // A short job must be seen at all.
+            std::thread::sleep(Duration::from_millis(if self.memory > MIB { 20 } else { 1 }));
         }
         (child.wait_with_output().expect("airlock").into(), self)
     }

@@ -75,7 +75,8 @@ fn registries_make_certain_what_looks_like_theirs() {
     let run = airlock(&world, &["--json", "discover"]).exits(0);
     let all = said(&run.stdout);
     let of = |text: &str| {
-        let found = all.iter().find(|(t, ..)| t == text);
+        // The surest of its places: one may be in a Secret.
+        let found = all.iter().filter(|(t, ..)| t == text).min_by_key(|(_, class, _)| class.clone());
         found.map(|(_, class, why)| (class.as_str(), why.as_str()))
     };
     assert_eq!(of(WEB), Some(("image", "")));

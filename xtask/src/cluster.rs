@@ -69,6 +69,26 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Forgets the images of earlier runs: the runtime calls an image by the first digest that it had it under.
+    ///
+    /// # Errors
+    /// When the node can't be asked.
+    pub fn forget_images(&self) -> Outcome {
+        let socket = self.dir.join("containerd.sock");
+        let to_node = ["--address", text(&socket)?, "--namespace", "k8s.io", "images"];
+        let listed = output(&mut as_root("ctr", &[&to_node[..], &["ls"]].concat()))?;
+        let rows: Vec<Vec<&str>> =
+            listed.lines().skip(1).map(|row| row.split_whitespace().collect()).collect();
+        let is_pause = |row: &&Vec<&str>| row.first() == Some(&files::PAUSE);
+        let kept = rows.iter().find(is_pause).and_then(|row| row.get(2));
+        let old: Vec<&str> =
+            rows.iter().filter(|row| row.get(2) != kept).filter_map(|row| row.first().copied()).collect();
+        if old.is_empty() {
+            return Ok(());
+        }
+        run(&mut as_root("ctr", &[&to_node[..], &["rm", "--sync"], &old].concat()))
+    }
+
     /// What tests find it by.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let at = |name: &str| self.dir.join(name).display().to_string();

@@ -113,6 +113,7 @@ pub fn run(with_cluster: bool, args: &[&str]) -> Outcome {
     };
     if with_cluster {
         let cluster = Cluster::up(&world.tools)?;
+        cluster.forget_images()?;
         environment.extend(cluster.environment().into_iter().map(|(name, value)| (name, value.into())));
     } else {
         leave_out(on_cluster(&listed), "on a Kubernetes; cargo xtask test --cluster runs them");

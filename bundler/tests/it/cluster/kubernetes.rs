@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -16,15 +16,22 @@ use crate::world::{Run, World};
 /// How long pods may take to be ready, and to be gone.
 pub const PATIENCE: &str = "120s";
 
-/// The cluster, for one test at a time.
+/// Held for reading by tests that have only a namespace of it, and for writing by those that want it alone.
+static ALONE: RwLock<()> = RwLock::new(());
+
+/// The cluster is not for one test alone while this is kept.
+pub fn beside_others() -> RwLockReadGuard<'static, ()> {
+    ALONE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The cluster, for one test alone: it may start the node's parts again.
 pub struct Cluster {
-    _alone: MutexGuard<'static, ()>,
+    _alone: RwLockWriteGuard<'static, ()>,
 }
 
 impl Cluster {
     pub fn take() -> Self {
-        static ALONE: Mutex<()> = Mutex::new(());
-        Self { _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner) }
+        Self { _alone: ALONE.write().unwrap_or_else(PoisonError::into_inner) }
     }
 
     /// A program in the cluster's network, with an administrator's kubeconfig.

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::RwLockReadGuard;
 
 use serde_json::Value;
 
@@ -27,11 +28,13 @@ pub struct Site {
     pub registry: String,
     certs: PathBuf,
     _registry: Running,
+    _beside: RwLockReadGuard<'static, ()>,
 }
 
 impl Site {
     /// With a namespace called after the test, and bundles 1 and 2, the second with another program.
     pub fn new(name: &str) -> Self {
+        let beside = super::kubernetes::beside_others();
         let world = World::new();
         let port = free_port();
         let registry = format!("{}:{port}", setting("AIRLOCK_TEST_NODE_ADDRESS"));
@@ -54,7 +57,7 @@ impl Site {
         let hosts = format!("server = \"http://{registry}\"\n[host.\"http://{registry}\"]\n");
         std::fs::write(certs.join("hosts.toml"), hosts).expect("hosts.toml");
         let namespace = format!("inst-{name}");
-        let site = Self { world, namespace, registry, certs, _registry: program };
+        let site = Self { world, namespace, registry, certs, _registry: program, _beside: beside };
         site.kubectl(&["delete", "namespace", &site.namespace, "--ignore-not-found", "--wait=true"]);
         site.world.keys("airlock");
         site.world.keys("site");

@@ -98,17 +98,6 @@ fn mirrors_give_the_node_names_that_nobody_rewrote() {
     assert_eq!(running(&cluster, site, "with"), (id, since));
 }
 
-/// Policies in force, until this is dropped. The policies themselves stay: an API server that has lost all that read ConfigMaps
-/// does not find those again before it is started anew.
-struct InForce<'a>(&'a Cluster);
-
-impl Drop for InForce<'_> {
-    fn drop(&mut self) {
-        let bindings = "mutatingadmissionpolicybinding,validatingadmissionpolicybinding";
-        self.0.kubectl(&["delete", "--ignore-not-found", bindings, "airlock-site-images"]);
-    }
-}
-
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn a_policy_rewrites_pods_made_by_hand_and_refuses_what_is_not_of_the_bundle() {
@@ -121,7 +110,7 @@ fn a_policy_rewrites_pods_made_by_hand_and_refuses_what_is_not_of_the_bundle() {
     let args = ["policy", "app.tar", "--key", "airlock.pub", "--registry", &registry.host, "--enforce"];
     fs::write(&file, cluster.airlock(shared(), &args).exits(0).stdout).expect("written");
     let file = file.display().to_string();
-    let _applied = InForce(&cluster);
+    // They stay: an API server whose last binding goes does not read its maps again before it is started anew.
     cluster.kubectl(&["apply", "--filename", &file]).exits(0);
     cluster.kubectl(&["label", "namespace", site, "airlock.dev/site-images=enforced"]).exits(0);
 

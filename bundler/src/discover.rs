@@ -26,7 +26,7 @@ pub mod confirm;
 mod fields;
 pub mod mention;
 pub mod place;
-mod words;
+pub(crate) mod words;
 
 use mention::{Exchange, Mention, Role, Visitor};
 use place::Kind;

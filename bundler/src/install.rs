@@ -111,7 +111,8 @@ impl RenderJob {
         let mapping =
             Mapping::new(registry, *strip_host).map_err(|e| Error::input("reading --registry", e))?;
         let pins = Pins::new(self.images.iter().cloned());
-        let (mut text, changes) = rewrite::checked(manifests, &pins, &mapping)?;
+        let (pieces, changes) = rewrite::checked(manifests, &pins, &mapping)?;
+        let mut text = pieces.concat();
         if let Some(secret) = pull_secret {
             text = rewrite::with_pull_secret(&text, secret)?;
         }

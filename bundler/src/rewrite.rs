@@ -6,6 +6,7 @@
 //! say image a text without tag and digest is never taken for an image. What is at the site already, and what is not
 //! in the lock, stays; every other byte stays too. Twice is the same as once.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use serde::Serialize;
@@ -42,40 +43,49 @@ pub struct Change {
     pub to: String,
 }
 
-/// [`rewrite`], and the [`gate`] behind it: what everything that reaches a cluster goes through.
+/// [`rewrite`], and the [`gate`] behind it: what everything that reaches a cluster goes through. The stream comes in pieces.
 ///
 /// # Errors
 /// What both say.
-pub fn checked(manifests: &str, pins: &Pins, mapping: &Mapping) -> Result<(String, Vec<Change>)> {
+pub fn checked<'m>(
+    manifests: &'m str,
+    pins: &Pins,
+    mapping: &Mapping,
+) -> Result<(Vec<Cow<'m, str>>, Vec<Change>)> {
     if let Ok(Some(done)) = by_document(manifests, pins, mapping) {
         return Ok(done);
     }
     // Something is wrong: all of it once more, for a message with the whole list and with lines of the whole stream.
     let Rewritten { text, changes } = rewrite(manifests, pins, mapping)?;
     gate(&text, pins, mapping)?;
-    Ok((text, changes))
+    Ok((vec![text.into()], changes))
 }
 
 /// One document after the other, so that what is read stays close at hand. The gate sees on the way what is not exchanged, and
 /// the outcome where something was. None, if anything points outside.
-fn by_document(manifests: &str, pins: &Pins, mapping: &Mapping) -> Result<Option<(String, Vec<Change>)>> {
+fn by_document<'m>(
+    manifests: &'m str,
+    pins: &Pins,
+    mapping: &Mapping,
+) -> Result<Option<(Vec<Cow<'m, str>>, Vec<Change>)>> {
     let mut rewriter = Rewriter { pins, mapping, changes: vec![], gate: Some(Gate::new(pins, mapping)) };
     let mut after = Gate::new(pins, mapping);
-    let mut out = String::with_capacity(manifests.len() + manifests.len() / 8);
-    let mut before = 0;
+    let (mut pieces, mut documents_before) = (vec![], 0);
+    // Where the next document starts, and all that has to be passed on.
+    let (mut at, mut unchanged) = (0, 0);
     for document in documents(manifests) {
-        let stream = Stream::parse_after(document, before)?;
-        before += stream.roots().len();
-        match mention::walk(&stream, &mut rewriter)? {
-            None => out.push_str(document),
-            Some(text) => {
-                mention::walk(&Stream::parse(&text)?, &mut after)?;
-                out.push_str(&text);
-            }
+        let stream = Stream::parse_after(document, documents_before)?;
+        documents_before += stream.roots().len();
+        let mut gate = |changed: &Stream<'_>| mention::walk(changed, &mut after).map(drop);
+        if let Some(text) = mention::walk_and_prove(&stream, &mut rewriter, &mut gate)? {
+            pieces.extend([manifests[unchanged..at].into(), text.into()]);
+            unchanged = at + document.len();
         }
+        at += document.len();
     }
+    pieces.push(manifests[unchanged..].into());
     let is_clean = after.outcome().is_ok() && rewriter.gate.is_some_and(|gate| gate.outcome().is_ok());
-    Ok(is_clean.then_some((out, rewriter.changes)))
+    Ok(is_clean.then_some((pieces, rewriter.changes)))
 }
 
 /// Rewrites every reference of `pins` to where `mapping` has it.
@@ -386,8 +396,8 @@ mod tests {
             );
             gate(&after, &pins(), &mapping()).expect(&after);
             gate(&before, &pins(), &mapping()).expect_err(&before);
-            let (text, changes) = checked(&before, &pins(), &mapping()).expect(&before);
-            assert_eq!((text, changes), (once.text, once.changes));
+            let (pieces, changes) = checked(&before, &pins(), &mapping()).expect(&before);
+            assert_eq!((pieces.concat(), changes), (once.text, once.changes));
         }
     }
 

@@ -39,15 +39,29 @@ pub fn documents(source: &str) -> impl Iterator<Item = &str> {
 pub struct NodeId(usize);
 
 /// What a node is.
-#[derive(Debug)]
-pub enum Node<'s> {
+#[derive(Clone, Copy, Debug)]
+pub enum Node<'a> {
     /// A text, number, boolean or null.
-    Scalar(Scalar<'s>),
+    Scalar(&'a Scalar<'a>),
     /// A list.
-    Sequence(Vec<NodeId>),
-    /// An object; keys in the order of the source, possibly more than once.
-    Mapping(Vec<(Cow<'s, str>, NodeId)>),
+    Sequence(&'a [NodeId]),
+    /// An object.
+    Mapping(&'a [Entry<'a>]),
     /// `*name`: stands for the node that has the anchor.
+    Alias(NodeId),
+}
+
+/// A key and its value; keys in the order of the source, possibly more than once.
+type Entry<'s> = (Cow<'s, str>, NodeId);
+
+/// A node as a [`Stream`] keeps it: children are in lists of the stream's own, so that nodes need no memory of theirs.
+#[derive(Debug)]
+enum Stored<'s> {
+    Scalar(Scalar<'s>),
+    /// Where its items are.
+    Sequence(Range<usize>),
+    /// Where its entries are.
+    Mapping(Range<usize>),
     Alias(NodeId),
 }
 
@@ -77,7 +91,11 @@ impl Scalar<'_> {
 #[derive(Debug, Default)]
 pub struct Stream<'s> {
     source: &'s str,
-    nodes: Vec<Node<'s>>,
+    nodes: Vec<Stored<'s>>,
+    /// Of all sequences.
+    items: Vec<NodeId>,
+    /// Of all mappings.
+    entries: Vec<Entry<'s>>,
     roots: Vec<NodeId>,
     documents: Vec<Document>,
     /// How many documents are in front of it.
@@ -184,20 +202,30 @@ impl<'s> Stream<'s> {
 
     /// The node, with aliases followed.
     #[must_use]
-    pub fn node(&self, id: NodeId) -> &Node<'s> {
-        let mut node = &self.nodes[id.0];
+    pub fn node(&self, id: NodeId) -> Node<'_> {
+        let mut node = self.stored(id.0);
         // Ends: an alias points to a node that was complete before it.
         while let Node::Alias(target) = node {
-            node = &self.nodes[target.0];
+            node = self.stored(target.0);
         }
         node
+    }
+
+    /// The node with that number, an alias too.
+    fn stored(&self, number: usize) -> Node<'_> {
+        match &self.nodes[number] {
+            Stored::Scalar(scalar) => Node::Scalar(scalar),
+            Stored::Sequence(items) => Node::Sequence(&self.items[items.clone()]),
+            Stored::Mapping(entries) => Node::Mapping(&self.entries[entries.clone()]),
+            Stored::Alias(target) => Node::Alias(*target),
+        }
     }
 
     /// The node that an alias stands for; itself, if it is none.
     #[must_use]
     pub fn target(&self, id: NodeId) -> NodeId {
         match &self.nodes[id.0] {
-            Node::Alias(target) => *target,
+            Stored::Alias(target) => *target,
             _ => id,
         }
     }
@@ -255,8 +283,8 @@ impl<'a, F: FnMut(Use<'_>) -> Result<()>> Walk<'a, '_, F> {
         if self.visited > MAX_NODES || self.depth > 2 * MAX_DEPTH {
             return Err(refused("its aliases expand to too much".into()));
         }
-        match &self.stream.nodes[id.0] {
-            Node::Alias(target) => self.node(root, *target)?,
+        match self.stream.stored(id.0) {
+            Node::Alias(target) => self.node(root, target)?,
             Node::Scalar(scalar) => (self.visit)(Use { root, path: &self.path, id, scalar })?,
             Node::Sequence(items) => {
                 for (index, item) in items.iter().enumerate() {

@@ -145,7 +145,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     if args.dry_run {
         let rendered = install.render(|_| vec![]).await?;
         let value = serde_json::json!({"releases": rendered});
-        return printer.document(&value, || rendered.iter().map(|r| r.manifests.as_str()).collect());
+        return printer.document(&value, rendered.iter().map(|r| r.manifests.as_str()));
     }
     // Asked for before anything is done: it may be a prompt.
     let site_key =
@@ -158,7 +158,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         let (mut found, rendered) = install.preflight(&cluster).await?;
         if args.print_role {
             let roles = roles(&found.rights);
-            return printer.document(&roles, || format!("{roles:#}\n"));
+            return printer.document(&roles, [&*format!("{roles:#}\n")]);
         }
         install.check_registry(&client, &mapping, !args.no_push, &mut found).await;
         if args.preflight {

@@ -91,20 +91,18 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let value = serde_json::json!({
         "runtime": runtime, "files": config.files, "states": states, "notes": config.notes,
     });
-    printer.document(&value, || {
-        let mut text = String::new();
-        for (n, file) in config.files.iter().enumerate() {
-            let _ = match (output, &states) {
-                (Some(root), Some(states)) => {
-                    writeln!(text, "{:9} {}", said(states[n]), root.join(&file.path).display())
-                }
-                _ => {
-                    write!(text, "{}==> /{} <==\n{}", if n > 0 { "\n" } else { "" }, file.path, file.content)
-                }
-            };
-        }
-        text
-    })?;
+    let mut text = String::new();
+    for (n, file) in config.files.iter().enumerate() {
+        let _ = match (output, &states) {
+            (Some(root), Some(states)) => {
+                writeln!(text, "{:9} {}", said(states[n]), root.join(&file.path).display())
+            }
+            _ => {
+                write!(text, "{}==> /{} <==\n{}", if n > 0 { "\n" } else { "" }, file.path, file.content)
+            }
+        };
+    }
+    printer.document(&value, [&*text])?;
     config.notes.iter().for_each(|note| printer.note(&format!("- {note}")));
     match &args.check {
         Some(path) => check(path, &read(path)?, printer),

@@ -49,7 +49,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     };
     let action = if args.enforce { Action::Enforce } else { Action::Audit };
     let policies = policy::policies(&bundle, &Settings { mapping, api, action, selector })?;
-    printer.document(&policies, || policies.manifests.clone())?;
+    printer.document(&policies, [&*policies.manifests])?;
     policies.notes.iter().for_each(|note| printer.note(&format!("- {note}")));
     Ok(())
 }

@@ -40,15 +40,20 @@ impl Printer {
 
     /// A result: `value` as JSON, or `text` for a person.
     pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
-        if self.json { self.json(value) } else { stdout(&harmless(&text())) }
+        if self.json { self.json(value) } else { stdout(&harmless(text().as_ref())) }
     }
 
-    /// A result for another program, such as manifests: `text` is left as it is, but for a terminal.
-    pub fn document(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    /// A result for another program, such as manifests, in one or more pieces: left as it is, but for a terminal.
+    pub fn document<'a>(
+        &self,
+        value: &impl Serialize,
+        pieces: impl IntoIterator<Item = &'a str>,
+    ) -> Result<()> {
+        let mut pieces = pieces.into_iter();
         match (self.json, std::io::stdout().is_terminal()) {
             (true, _) => self.json(value),
-            (false, true) => stdout(&harmless(&text())),
-            (false, false) => stdout(&text()),
+            (false, true) => pieces.try_for_each(|text| stdout(&harmless(text))),
+            (false, false) => pieces.try_for_each(stdout),
         }
     }
 

@@ -36,5 +36,5 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     arguments.extend(args.api_versions.iter().map(|version| format!("--api-versions={version}")));
     let rendered = install.render(|_| arguments.clone()).await?;
     let value = serde_json::json!({"releases": rendered});
-    printer.document(&value, || rendered.iter().map(|r| r.manifests.as_str()).collect())
+    printer.document(&value, rendered.iter().map(|r| r.manifests.as_str()))
 }

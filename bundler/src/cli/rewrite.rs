@@ -1,9 +1,11 @@
 //! `airlock rewrite`: manifests through, references exchanged; a plain filter for GitOps, kustomize and kubectl.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
-use bundler::rewrite::{Pin, Pins};
+use bundler::rewrite::{Change, Pin, Pins};
 use bundler::{Error, Result};
+use serde::Serializer;
 
 use super::push::mapping;
 use super::{Printer, discover, keys, lock};
@@ -34,6 +36,18 @@ pub struct Args {
     keys: Vec<PathBuf>,
 }
 
+#[derive(serde::Serialize)]
+struct Output<'a> {
+    #[serde(serialize_with = "in_one")]
+    manifests: &'a [Cow<'a, str>],
+    changes: &'a [Change],
+}
+
+/// As one text.
+fn in_one<S: Serializer>(pieces: &[Cow<'_, str>], serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_str(&pieces.concat())
+}
+
 pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let mapping = mapping(&args.registry, args.strip_host)?;
     let pins = pins(args)?;
@@ -41,9 +55,8 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     if let Some(secret) = &args.pull_secret {
         manifests = bundler::rewrite::with_pull_secret(&manifests, secret)?;
     }
-    let (text, changes) = bundler::rewrite::checked(&manifests, &pins, &mapping)?;
-    let value = serde_json::json!({"manifests": text, "changes": changes});
-    printer.document(&value, || text)
+    let (pieces, changes) = bundler::rewrite::checked(&manifests, &pins, &mapping)?;
+    printer.document(&Output { manifests: &pieces, changes: &changes }, pieces.iter().map(|piece| &**piece))
 }
 
 fn pins(args: &Args) -> Result<Pins> {
@@ -58,10 +71,5 @@ fn pins(args: &Args) -> Result<Pins> {
                 "run `airlock lock` first, name another lock with --lock-file, or a bundle with --bundle",
             ));
     };
-    let pin = |image: bundler::lock::LockedImage| Pin {
-        reference: image.reference,
-        digest: image.digest,
-        meant_by: image.meant_by,
-    };
-    Ok(Pins::new(lock.images.into_iter().map(pin)))
+    Ok(Pins::new(lock.images))
 }

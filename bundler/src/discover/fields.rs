@@ -159,7 +159,7 @@ fn siblings<'a>(stream: &'a Stream<'_>, at: Use<'a>) -> Vec<Field<'a>> {
         Some(Field { key, id, lead: "", value: scalar(id)? })
     };
     let list = |id| match stream.node(id) {
-        Node::Sequence(items) if items.len() <= MAX_FIELDS => &items[..],
+        Node::Sequence(items) if items.len() <= MAX_FIELDS => items,
         _ => &[],
     };
     match at.path {
@@ -282,36 +282,38 @@ impl<'a> Group<'a> {
 
 /// `side_car` is `sideCar`.
 fn same_prefix(one: &str, other: &str) -> bool {
-    let plain =
-        |text: &str| text.bytes().filter(u8::is_ascii_alphanumeric).map(|b| b.to_ascii_lowercase()).collect();
-    let (one, other): (Vec<u8>, Vec<u8>) = (plain(one), plain(other));
-    one == other
+    fn plain(text: &str) -> impl Iterator<Item = u8> {
+        text.bytes().filter(u8::is_ascii_alphanumeric).map(|b| b.to_ascii_lowercase())
+    }
+    plain(one).eq(plain(other))
 }
 
 /// What a key says, and which of several images it says it of: the key without that, and without `image`.
 fn part(key: &str) -> Option<(Part, &str)> {
-    const PARTS: [(&str, Part); 10] = [
-        ("registry", Part::Registry),
-        ("hub", Part::Registry),
-        ("repository", Part::Repository),
-        ("repo", Part::Repository),
-        ("name", Part::Name),
-        ("tag", Part::Tag),
-        ("version", Part::Version),
-        ("digest", Part::Digest),
-        ("sha256", Part::Digest),
-        ("sha", Part::Digest),
-    ];
-    let without = |key: &'_ str, end: &str| {
-        let at = key.len().checked_sub(end.len()).filter(|at| key.is_char_boundary(*at))?;
-        key[at..].eq_ignore_ascii_case(end).then_some(at)
+    // Nearly every key is none of these, as its last letter shows.
+    let candidates: &[(&str, Part)] = match key.as_bytes().last()?.to_ascii_lowercase() {
+        b'e' => &[("image", Part::Image), ("name", Part::Name)],
+        b'y' => &[("registry", Part::Registry), ("repository", Part::Repository)],
+        b'b' => &[("hub", Part::Registry)],
+        b'o' => &[("repo", Part::Repository)],
+        b'g' => &[("tag", Part::Tag)],
+        b'n' => &[("version", Part::Version)],
+        b't' => &[("digest", Part::Digest)],
+        b'6' => &[("sha256", Part::Digest)],
+        b'a' => &[("sha", Part::Digest)],
+        _ => return None,
     };
-    let trimmed = |at: usize| key[..at].trim_end_matches(['-', '_', '.']);
-    if let Some(at) = without(key, "image") {
-        return Some((Part::Image, trimmed(at)));
+    let (prefix, part) = candidates.iter().find_map(|(end, part)| Some((without(key, end)?, *part)))?;
+    match part {
+        Part::Image => Some((part, prefix)),
+        _ => Some((part, without(prefix, "image").unwrap_or(prefix))),
     }
-    let (at, part) = PARTS.iter().find_map(|(end, part)| Some((without(key, end)?, *part)))?;
-    let prefix = trimmed(at);
-    let prefix = without(prefix, "image").map_or(prefix, |at| prefix[..at].trim_end_matches(['-', '_', '.']));
-    Some((part, prefix))
+}
+
+/// `side` of `side_image` without `image`.
+fn without<'a>(key: &'a str, end: &str) -> Option<&'a str> {
+    let at = key.len().checked_sub(end.len())?;
+    let is_end = key.as_bytes()[at..].eq_ignore_ascii_case(end.as_bytes());
+    // What is in front of an ASCII letter is whole.
+    is_end.then(|| key[..at].trim_end_matches(['-', '_', '.']))
 }

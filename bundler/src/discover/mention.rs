@@ -11,10 +11,11 @@ use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use memchr::memchr2;
 
 use super::fields::{Told, fields};
 use super::place::Spot;
-use super::words::{self, contains_image, ends_with_image, is_component, pieces};
+use super::words::{self, ends_with_image, is_component, pieces};
 use crate::error::Result;
 use crate::yaml::{Node, NodeId, Segment, Step, Stream, Use};
 
@@ -84,19 +85,28 @@ pub trait Visitor {
 /// When the stream's aliases explode, when a new text can't be written where the old one stood, and what `visitor`
 /// fails with.
 pub fn walk(stream: &Stream<'_>, visitor: &mut dyn Visitor) -> Result<Option<String>> {
-    level(stream, None, visitor)
+    walk_and_prove(stream, visitor, &mut |_| Ok(()))
+}
+
+/// As [`walk`]; `prove` sees each document that was changed, as it is now, or the whole stream.
+///
+/// # Errors
+/// Those of [`walk`], and what `prove` fails with.
+pub fn walk_and_prove(
+    stream: &Stream<'_>,
+    visitor: &mut dyn Visitor,
+    prove: &mut dyn FnMut(&Stream<'_>) -> Result<()>,
+) -> Result<Option<String>> {
+    let edits = level(stream, None, visitor)?;
+    if edits.is_empty() { Ok(None) } else { stream.splice(&edits, prove).map(Some) }
 }
 
 type Edits = BTreeMap<NodeId, String>;
 
-fn level(
-    stream: &Stream<'_>,
-    within: Option<&Spot<'_>>,
-    visitor: &mut dyn Visitor,
-) -> Result<Option<String>> {
+fn level(stream: &Stream<'_>, within: Option<&Spot<'_>>, visitor: &mut dyn Visitor) -> Result<Edits> {
     let mut edits = Edits::new();
     stream.walk(|at| scalar(&Spot { stream, at, within }, visitor, &mut edits))?;
-    if edits.is_empty() { Ok(None) } else { stream.splice(&edits).map(Some) }
+    Ok(edits)
 }
 
 fn scalar(spot: &Spot<'_>, visitor: &mut dyn Visitor, edits: &mut Edits) -> Result<()> {
@@ -115,7 +125,8 @@ fn scalar(spot: &Spot<'_>, visitor: &mut dyn Visitor, edits: &mut Edits) -> Resu
     }
     // A repository whose last component stands in a field of its own has a path, or a host.
     let is_encoded = is_encoded(spot);
-    if !is_encoded && !visitor.cares(value) && !value.contains(['/', '.']) {
+    let cares = !is_encoded && visitor.cares(value);
+    if !is_encoded && !cares && memchr2(b'/', b'.', value.as_bytes()).is_none() {
         return Ok(());
     }
     match fields(spot.stream, spot.at) {
@@ -132,7 +143,11 @@ fn scalar(spot: &Spot<'_>, visitor: &mut dyn Visitor, edits: &mut Edits) -> Resu
         }
         Told::Alone => {}
     }
-    let new = if is_encoded { encoded(spot, value, visitor)? } else { text(spot, value, visitor)? };
+    let new = match (is_encoded, cares) {
+        (true, _) => encoded(spot, value, visitor)?,
+        (false, true) => text(spot, value, visitor)?,
+        (false, false) => None,
+    };
     edit(spot.at.id, new.map(Exchange::Text), edits);
     Ok(())
 }
@@ -159,14 +174,12 @@ fn encoded(spot: &Spot<'_>, value: &str, visitor: &mut dyn Visitor) -> Result<Op
     let Some(plain) = STANDARD.decode(packed).ok().and_then(|bytes| String::from_utf8(bytes).ok()) else {
         return Ok(None);
     };
-    Ok(text(spot, &plain, visitor)?.map(|new| STANDARD.encode(new)))
+    let new = if visitor.cares(&plain) { text(spot, &plain, visitor)? } else { None };
+    Ok(new.map(|new| STANDARD.encode(new)))
 }
 
-/// Looks at a text: as a document if it is one, then piece by piece.
+/// Looks at a text that `visitor` cares for: as a document if it is one, then piece by piece.
 fn text(spot: &Spot<'_>, value: &str, visitor: &mut dyn Visitor) -> Result<Option<String>> {
-    if !visitor.cares(value) {
-        return Ok(None);
-    }
     let outer = outer_name(spot.stream, spot.at);
     if !value.contains([':', '@', '/', ' ', '\n', '=']) || visitor.means(value) {
         let is_image = is_component(value) && outer.is_some_and(ends_with_image) || visitor.means(value);
@@ -181,10 +194,13 @@ fn text(spot: &Spot<'_>, value: &str, visitor: &mut dyn Visitor) -> Result<Optio
     }
     let mut seen = Seen { visitor, texts: HashSet::new() };
     let nested = if spot.depth() < MAX_NESTING { document(value) } else { None };
-    let as_document = match nested {
-        Some(nested) => level(&nested, Some(spot), &mut seen)?,
-        None => None,
-    };
+    let mut as_document = None;
+    if let Some(nested) = nested {
+        let edits = level(&nested, Some(spot), &mut seen)?;
+        if !edits.is_empty() {
+            as_document = Some(nested.splice(&edits, &mut |_| Ok(()))?);
+        }
+    }
     let Seen { visitor, texts } = seen;
     let current = as_document.as_deref().unwrap_or(value);
     let (mut new, mut copied, mut settled) = (String::new(), 0, 0);
@@ -257,8 +273,7 @@ impl Visitor for Seen<'_> {
 
 /// A text that is a document with objects or lists, and that may have something which only its structure tells.
 fn document(text: &str) -> Option<Stream<'_>> {
-    let is_likely = text.contains('\n') || text.starts_with(['{', '[']);
-    if !is_likely || !(contains_image(text) || text.contains("registry") || text.contains("repo")) {
+    if !words::may_have_fields(text) {
         return None;
     }
     let stream = Stream::parse(text).ok()?;
@@ -284,6 +299,11 @@ fn is_encoded(spot: &Spot<'_>) -> bool {
 
 /// Fails closed: a list may be written as a map, and keys in any case, as decoders that are not strict take them.
 fn is_pod_image(path: &[Step<'_>]) -> bool {
+    // Most keys are not, as their first byte shows.
+    let Some(Step { segment: Segment::Key(last), .. }) = path.last() else { return false };
+    if !last.starts_with(|c: char| matches!(c, 'i' | 'I' | 'r' | 'R') || !c.is_ascii()) {
+        return false;
+    }
     let key = |n: usize, names: &[&str]| match path.len().checked_sub(n).map(|i| path[i].segment) {
         Some(Segment::Key(key)) => names.iter().any(|name| is_same_key(key, name)),
         _ => false,

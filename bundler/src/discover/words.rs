@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use memchr::memmem;
+use memchr::{memchr, memchr2_iter};
 
 /// Why a text is taken for a reference; the earlier, the surer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,7 +69,7 @@ pub(super) fn pieces(value: &str) -> Vec<Piece> {
     let mut pieces = vec![];
     let is_part = |b: u8| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b);
     // A bare word is one only where it is called an image.
-    let bare = contains_image(value) || value.contains("pull ");
+    let bare = may_have_bare_names(value);
     let mut end = 0;
     while let Some(start) = value.as_bytes()[end..].iter().position(|b| is_part(*b)).map(|i| end + i) {
         end = value.as_bytes()[start..].iter().position(|b| !is_part(*b)).map_or(value.len(), |i| start + i);
@@ -193,17 +193,23 @@ pub(super) fn is_prose(name: &str) -> bool {
         .any(|key| name.eq_ignore_ascii_case(key))
 }
 
-/// Whether `image` is in a text, in upper or lower case. Long texts are looked through many bytes at a time.
+/// Whether `image` is in a text, in upper or lower case.
 pub(super) fn contains_image(text: &str) -> bool {
     let bytes = text.as_bytes();
-    if bytes.len() < 64 {
-        return bytes.windows(5).any(|window| window.eq_ignore_ascii_case(b"image"));
-    }
-    let with_i = |rest: &[u8]| {
-        let mut found = memmem::find_iter(bytes, rest);
-        found.any(|at| at > 0 && bytes[at - 1].eq_ignore_ascii_case(&b'i'))
-    };
-    with_i(b"mage") || with_i(b"MAGE")
+    let around = |at: usize| bytes.get(at.checked_sub(3)?..at + 2);
+    memchr2_iter(b'g', b'G', bytes)
+        .any(|at| around(at).is_some_and(|word| word.eq_ignore_ascii_case(b"image")))
+}
+
+/// Whether a text is written as a document is, and may have fields or arguments that name an image.
+pub(crate) fn may_have_fields(text: &str) -> bool {
+    let is_likely = text.starts_with(['{', '[']) || memchr(b'\n', text.as_bytes()).is_some();
+    is_likely && (contains_image(text) || text.contains("registry") || text.contains("repo"))
+}
+
+/// Whether a text may have bare words that are meant as images: `--image=busybox`, `docker pull busybox`.
+pub(crate) fn may_have_bare_names(text: &str) -> bool {
+    contains_image(text) || text.contains("pull ")
 }
 
 /// `image`, `baseImages`, `X_IMAGE_NAME`, `imageRef`, `image-url`.

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use granit_parser::{Event, Options, ScalarStyle, Span, StructureStyle, options};
 
-use super::{MAX_DEPTH, MAX_NODES, Node, NodeId, Scalar, Stream};
+use super::{Entry, MAX_DEPTH, MAX_NODES, NodeId, Scalar, Stored, Stream};
 
 /// As Go's YAML reads it, which is what helm and the cluster use.
 pub(super) fn parser_options() -> Options {
@@ -39,6 +39,10 @@ fn check_tag(event: &Event<'_>) -> Result<(), String> {
 pub(super) struct Builder<'s> {
     pub(super) stream: Stream<'s>,
     open: Vec<Open<'s>>,
+    /// Children so far of the sequences that are open.
+    items: Vec<NodeId>,
+    /// Children so far of the mappings that are open.
+    entries: Vec<Entry<'s>>,
     anchors: HashMap<usize, NodeId>,
     /// Where the piece that is parsed starts in the source.
     pub(super) offset: usize,
@@ -48,13 +52,18 @@ pub(super) struct Builder<'s> {
 struct Open<'s> {
     id: NodeId,
     anchor: usize,
+    is_mapping: bool,
+    /// Where its children start among those of all that are open.
+    children: usize,
     in_flow: bool,
     key: Option<Cow<'s, str>>,
 }
 
 impl<'s> Builder<'s> {
     pub(super) fn new(source: &'s str) -> Self {
-        Self { stream: Stream { source, ..Stream::default() }, ..Self::default() }
+        // About what manifests have.
+        let nodes = Vec::with_capacity(source.len() / 32);
+        Self { stream: Stream { source, nodes, ..Stream::default() }, ..Self::default() }
     }
 
     /// Takes the parser's next event.
@@ -62,13 +71,13 @@ impl<'s> Builder<'s> {
         check_tag(&event)?;
         match event {
             Event::DocumentStart(..) => self.anchors.clear(),
-            Event::SequenceStart(style, anchor, _) => self.begin(Node::Sequence(vec![]), style, anchor)?,
-            Event::MappingStart(style, anchor, _) => self.begin(Node::Mapping(vec![]), style, anchor)?,
+            Event::SequenceStart(style, anchor, _) => self.begin(false, style, anchor)?,
+            Event::MappingStart(style, anchor, _) => self.begin(true, style, anchor)?,
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::Alias(anchor) => {
                 let target =
                     self.anchors.get(&anchor).ok_or("an alias to a key, or to what it is part of,")?;
-                self.add(Node::Alias(*target))?;
+                self.add(Stored::Alias(*target))?;
             }
             Event::Scalar(value, style, anchor, tag) => {
                 let span = span.byte_range().ok_or("a scalar without a place")?;
@@ -90,8 +99,8 @@ impl<'s> Builder<'s> {
         span: Range<usize>,
     ) -> Result<(), &'static str> {
         if let Some(open) = self.open.last_mut()
+            && open.is_mapping
             && open.key.is_none()
-            && matches!(self.stream.nodes[open.id.0], Node::Mapping(_))
         {
             open.key = Some(value);
             return Ok(());
@@ -99,15 +108,15 @@ impl<'s> Builder<'s> {
         // The parser says `~` where nothing is written.
         let value = if span.is_empty() { "".into() } else { value };
         let in_flow = self.open.last().is_some_and(|open| open.in_flow);
-        let id = self.add(Node::Scalar(Scalar { value, span, style, in_flow, tagged }))?;
+        let id = self.add(Stored::Scalar(Scalar { value, span, style, in_flow, tagged }))?;
         self.name(anchor, id);
         Ok(())
     }
 
-    /// Adds a collection, and opens it.
+    /// Adds a mapping or sequence, and opens it.
     pub(super) fn begin(
         &mut self,
-        node: Node<'s>,
+        is_mapping: bool,
         style: StructureStyle,
         anchor: usize,
     ) -> Result<(), &'static str> {
@@ -115,17 +124,27 @@ impl<'s> Builder<'s> {
         if self.open.len() == MAX_DEPTH {
             return Err("too deep a nesting");
         }
-        let id = self.add(node)?;
-        self.open.push(Open { id, anchor, in_flow, key: None });
+        let id = self.add(if is_mapping { Stored::Mapping(0..0) } else { Stored::Sequence(0..0) })?;
+        let children = if is_mapping { self.entries.len() } else { self.items.len() };
+        self.open.push(Open { id, anchor, is_mapping, children, in_flow, key: None });
         Ok(())
     }
 
     /// Ends the collection that is open.
     pub(super) fn end(&mut self) {
+        let Some(ended) = self.open.pop() else { return };
+        let stream = &mut self.stream;
+        stream.nodes[ended.id.0] = if ended.is_mapping {
+            let start = stream.entries.len();
+            stream.entries.extend(self.entries.drain(ended.children..));
+            Stored::Mapping(start..stream.entries.len())
+        } else {
+            let start = stream.items.len();
+            stream.items.extend(self.items.drain(ended.children..));
+            Stored::Sequence(start..stream.items.len())
+        };
         // Only now may aliases point to it: an alias inside it would be endless.
-        if let Some(ended) = self.open.pop() {
-            self.name(ended.anchor, ended.id);
-        }
+        self.name(ended.anchor, ended.id);
     }
 
     /// Lets aliases point to a node. The parser counts anchors from 1.
@@ -135,30 +154,43 @@ impl<'s> Builder<'s> {
         }
     }
 
-    /// Takes back every node and document since there were `nodes` and `roots`.
-    pub(super) fn take_back(&mut self, nodes: usize, roots: usize) {
-        self.stream.nodes.truncate(nodes);
-        self.stream.roots.truncate(roots);
+    /// What there is now, between documents.
+    pub(super) fn mark(&self) -> Mark {
+        let Stream { nodes, items, entries, roots, .. } = &self.stream;
+        Mark { nodes: nodes.len(), items: items.len(), entries: entries.len(), roots: roots.len() }
+    }
+
+    /// Takes back everything since then.
+    pub(super) fn take_back(&mut self, mark: &Mark) {
+        self.stream.nodes.truncate(mark.nodes);
+        self.stream.items.truncate(mark.items);
+        self.stream.entries.truncate(mark.entries);
+        self.stream.roots.truncate(mark.roots);
         self.open.clear();
+        self.items.clear();
+        self.entries.clear();
     }
 
     /// Adds a node to the collection that is open.
-    fn add(&mut self, node: Node<'s>) -> Result<NodeId, &'static str> {
+    fn add(&mut self, node: Stored<'s>) -> Result<NodeId, &'static str> {
         let id = NodeId(self.stream.nodes.len());
         if id.0 == MAX_NODES {
             return Err("too many nodes");
         }
         match self.open.last_mut() {
             None => self.stream.roots.push(id),
-            Some(open) => match &mut self.stream.nodes[open.id.0] {
-                Node::Sequence(items) => items.push(id),
-                Node::Mapping(entries) => {
-                    entries.push((open.key.take().ok_or("a key that is not a scalar")?, id));
-                }
-                Node::Scalar(_) | Node::Alias(_) => {}
-            },
+            Some(Open { is_mapping: false, .. }) => self.items.push(id),
+            Some(open) => self.entries.push((open.key.take().ok_or("a key that is not a scalar")?, id)),
         }
         self.stream.nodes.push(node);
         Ok(id)
     }
+}
+
+/// How much there was of everything in a stream.
+pub(super) struct Mark {
+    nodes: usize,
+    items: usize,
+    entries: usize,
+    roots: usize,
 }

@@ -11,7 +11,6 @@ use std::ops::Range;
 use granit_parser::{ScalarStyle, StructureStyle};
 use memchr::{memchr, memchr2_iter};
 
-use super::Node;
 use super::events::Builder;
 
 mod blocks;
@@ -25,7 +24,7 @@ const MAX_KEY: usize = 512;
 
 /// Reads a document of `source` into `builder`, and says whether it did. If not, `builder` is as it was.
 pub(super) fn read<'s>(builder: &mut Builder<'s>, source: &'s str, document: Range<usize>) -> bool {
-    let (nodes, roots) = (builder.stream.nodes.len(), builder.stream.roots.len());
+    let mark = builder.mark();
     let mut lines = Lines {
         source: &source[..document.end],
         at: document.start,
@@ -36,7 +35,7 @@ pub(super) fn read<'s>(builder: &mut Builder<'s>, source: &'s str, document: Ran
     };
     let is_read = !is_odd(&source.as_bytes()[document]) && lines.document().is_some();
     if !is_read {
-        builder.take_back(nodes, roots);
+        builder.take_back(&mark);
     }
     is_read
 }
@@ -197,8 +196,7 @@ impl<'s> Lines<'_, 's> {
         if self.levels.len() == MAX_DEPTH {
             return None;
         }
-        let node = if level.is_mapping { Node::Mapping(vec![]) } else { Node::Sequence(vec![]) };
-        self.builder.begin(node, StructureStyle::Block, 0).ok()?;
+        self.builder.begin(level.is_mapping, StructureStyle::Block, 0).ok()?;
         self.levels.push(level);
         Some(())
     }

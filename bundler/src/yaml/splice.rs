@@ -10,11 +10,16 @@ use crate::error::{Error, Result};
 
 impl Stream<'_> {
     /// The source with the scalars in `edits` standing for other texts, each in its old style where that can hold the
-    /// new text, and every other byte as it was.
+    /// new text, and every other byte as it was. The outcome is parsed again and compared; `prove` sees each document that
+    /// changed, or the whole stream where only that can be compared.
     ///
     /// # Errors
-    /// When a new text can't be written where the old one stood. The outcome was parsed again and compared.
-    pub fn splice(&self, edits: &BTreeMap<NodeId, String>) -> Result<String> {
+    /// When a new text can't be written where the old one stood, and what `prove` fails with.
+    pub fn splice(
+        &self,
+        edits: &BTreeMap<NodeId, String>,
+        prove: &mut dyn FnMut(&Stream<'_>) -> Result<()>,
+    ) -> Result<String> {
         let mut spliced = String::with_capacity(self.source.len() + edits.len() * 128);
         let mut copied = 0;
         let mut is_proved = true;
@@ -31,7 +36,7 @@ impl Stream<'_> {
             let start = spliced.len();
             copied = document.start;
             while let Some((id, new)) = edits_left.next_if(|(id, _)| nodes.contains(&id.0)) {
-                let Node::Scalar(scalar) = &self.nodes[id.0] else {
+                let Node::Scalar(scalar) = self.stored(id.0) else {
                     return Err(refused(format!("{new:?} would replace something that is not a scalar")));
                 };
                 let raw = &self.source[scalar.span.clone()];
@@ -41,13 +46,17 @@ impl Stream<'_> {
             }
             spliced.push_str(&self.source[copied..end]);
             copied = end;
-            is_proved &=
-                Stream::parse(&spliced[start..]).is_ok_and(|new| self.compare(nodes, &new, edits).is_ok());
+            match Stream::parse(&spliced[start..]) {
+                Ok(new) if self.compare(nodes, &new, edits).is_ok() => prove(&new)?,
+                _ => is_proved = false,
+            }
         }
         spliced.push_str(&self.source[copied..]);
         if !is_proved || spliced.len() > MAX_SOURCE {
             // The stream as a whole decides, and its error has the right place.
-            self.compare(0..self.nodes.len(), &Stream::parse(&spliced)?, edits)?;
+            let new = Stream::parse(&spliced)?;
+            self.compare(0..self.nodes.len(), &new, edits)?;
+            prove(&new)?;
         }
         Ok(spliced)
     }
@@ -60,7 +69,7 @@ impl Stream<'_> {
         edits: &BTreeMap<NodeId, String>,
     ) -> Result<()> {
         let moved = |new: &NodeId| NodeId(new.0 + nodes.start);
-        let same = |old: usize, new: &Node<'_>| match (&self.nodes[old], new) {
+        let same = |old: usize, new: usize| match (self.stored(old), other.stored(new)) {
             (Node::Scalar(scalar), Node::Scalar(new)) => match edits.get(&NodeId(old)) {
                 Some(wanted) => new.value == *wanted,
                 None => scalar.value == new.value && scalar.style == new.style,
@@ -69,16 +78,16 @@ impl Stream<'_> {
             (Node::Mapping(old), Node::Mapping(new)) => {
                 old.iter().map(|(key, id)| (key, *id)).eq(new.iter().map(|(key, id)| (key, moved(id))))
             }
-            (Node::Alias(old), Node::Alias(new)) => *old == moved(new),
+            (Node::Alias(old), Node::Alias(new)) => old == moved(&new),
             _ => false,
         };
         let roots = self.roots.iter().copied().filter(|root| nodes.contains(&root.0));
         if nodes.len() != other.nodes.len() || !roots.eq(other.roots.iter().map(moved)) {
             return Err(refused("editing it would change its structure".into()));
         }
-        match nodes.clone().zip(&other.nodes).find(|(old, new)| !same(*old, new)) {
+        match nodes.clone().zip(0..).find(|(old, new)| !same(*old, *new)) {
             None => Ok(()),
-            Some((id, _)) => Err(match (&self.nodes[id], edits.get(&NodeId(id))) {
+            Some((id, _)) => Err(match (self.stored(id), edits.get(&NodeId(id))) {
                 (Node::Scalar(old), Some(new)) => cannot_write(&old.value, new),
                 _ => refused("editing it would change other values".into()),
             }),
@@ -185,7 +194,7 @@ mod tests {
             }
             Ok(())
         })?;
-        stream.splice(&edits)
+        stream.splice(&edits, &mut |_| Ok(()))
     }
 
     #[test]
@@ -261,7 +270,7 @@ mod tests {
     fn what_can_not_be_written_is_an_error() {
         let stream = Stream::parse("a:\nb: 1\n").expect("a stream");
         let id = stream.get(stream.roots()[0], "a").expect("a");
-        assert!(stream.splice(&BTreeMap::from([(id, "x".into())])).is_err());
+        assert!(stream.splice(&BTreeMap::from([(id, "x".into())]), &mut |_| Ok(())).is_err());
         for (source, new) in
             [("a: |\n  OLD\n", "two words"), ("a: |\n  OLD\n", "x\ny"), ("a: |\n  OLD\n", "\u{0}")]
         {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use granit_parser::{ScalarStyle, StructureStyle};
 
-use super::{Lines, MAX_DEPTH, Node};
+use super::{Lines, MAX_DEPTH};
 
 impl<'s> Lines<'_, 's> {
     /// Reads a flow collection as the value that is missing.
@@ -20,9 +20,8 @@ impl<'s> Lines<'_, 's> {
             return None;
         }
         let is_mapping = self.byte(start) == b'{';
-        let (node, close) =
-            if is_mapping { (Node::Mapping(vec![]), b'}') } else { (Node::Sequence(vec![]), b']') };
-        self.builder.begin(node, StructureStyle::Flow, 0).ok()?;
+        let close = if is_mapping { b'}' } else { b']' };
+        self.builder.begin(is_mapping, StructureStyle::Flow, 0).ok()?;
         let mut at = self.next(start + 1, end)?;
         if self.byte(at) != close {
             loop {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use granit_parser::ScalarStyle;
-use memchr::{memchr, memchr2};
+use memchr::{memchr, memchr2, memchr3};
 
 use super::{Line, Lines, MAX_KEY};
 
@@ -80,7 +80,7 @@ impl<'s> Lines<'_, 's> {
         let bytes = &self.source.as_bytes()[..end];
         let trimmed = |to: usize| at + bytes[at..to].trim_ascii_end().len();
         let mut from = at;
-        while let Some(n) = bytes[from..].iter().position(|b| matches!(b, b':' | b'#' | b'\t')) {
+        while let Some(n) = memchr3(b':', b'#', b'\t', &bytes[from..]) {
             let i = from + n;
             match bytes[i] {
                 b':' if self.is_gap(i + 1, end) => return Some(End::Colon(trimmed(i), i)),

@@ -24,6 +24,7 @@ mod verify;
 use std::path::PathBuf;
 
 use bundler::cluster::Cluster;
+use bundler::reference::Mapping;
 use bundler::registry::{Client, Options};
 use bundler::{Error, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -203,6 +204,28 @@ struct Trusted {
     insecure_skip_verify: bool,
 }
 
+/// The site's registry, and how images are called there.
+#[derive(clap::Args)]
+struct AtSite {
+    /// The site's registry, as the cluster's nodes reach it.
+    #[arg(long, value_name = "REGISTRY[/PREFIX]")]
+    registry: String,
+    /// Leave the source's host out of the repositories' names, as `push --strip-host` does; refused if two would collide.
+    #[arg(long)]
+    strip_host: bool,
+}
+
+impl AtSite {
+    fn mapping(&self) -> Result<Mapping> {
+        mapping(&self.registry, self.strip_host)
+    }
+}
+
+/// Reads `REGISTRY[/PREFIX]`.
+fn mapping(registry: &str, strip_host: bool) -> Result<Mapping> {
+    Mapping::new(registry, strip_host).map_err(|e| Error::input(format!("reading registry {registry}"), e))
+}
+
 impl Trusted {
     fn open(&self, printer: &Printer) -> Result<bundler::verify::VerifiedBundle> {
         let trust = if self.insecure_skip_verify {
@@ -211,9 +234,7 @@ impl Trusted {
             );
             bundler::verify::Trust::InsecureSkipVerify
         } else {
-            bundler::verify::Trust::Keys(
-                self.keys.iter().map(|path| keys::read_public(path)).collect::<Result<_>>()?,
-            )
+            keys::trust(&self.keys)?
         };
         bundler::bundle::Bundle::open(&self.bundle)?.verify(&trust)
     }

@@ -20,7 +20,7 @@ use crate::format::{Chart, Manifest};
 use crate::helm::{Helm, Place, Release};
 use crate::name;
 use crate::reference::Mapping;
-use crate::rewrite::{self, Pin, Pins};
+use crate::rewrite::{self, Checked, Pin, Pins};
 use crate::verify::VerifiedBundle;
 use unpack::{carried_helm, unpack};
 
@@ -111,7 +111,7 @@ impl RenderJob {
         let mapping =
             Mapping::new(registry, *strip_host).map_err(|e| Error::input("reading --registry", e))?;
         let pins = Pins::new(self.images.iter().cloned());
-        let (pieces, changes) = rewrite::checked(manifests, &pins, &mapping)?;
+        let Checked { pieces, changes } = rewrite::checked(manifests, &pins, &mapping)?;
         let mut text = pieces.concat();
         if let Some(secret) = pull_secret {
             text = rewrite::with_pull_secret(&text, secret)?;

@@ -32,6 +32,15 @@ pub struct Rewritten {
     pub changes: Vec<Change>,
 }
 
+/// Rewritten manifests that nothing points outside in.
+#[derive(Clone, Debug)]
+pub struct Checked<'m> {
+    /// The stream, in pieces: what was changed, and between that the source.
+    pub pieces: Vec<Cow<'m, str>>,
+    /// What was changed, in the order of the stream.
+    pub changes: Vec<Change>,
+}
+
 /// A reference that was rewritten.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
@@ -43,31 +52,23 @@ pub struct Change {
     pub to: String,
 }
 
-/// [`rewrite`], and the [`gate`] behind it: what everything that reaches a cluster goes through. The stream comes in pieces.
+/// [`rewrite`], and the [`gate`] behind it: what everything that reaches a cluster goes through.
 ///
 /// # Errors
 /// What both say.
-pub fn checked<'m>(
-    manifests: &'m str,
-    pins: &Pins,
-    mapping: &Mapping,
-) -> Result<(Vec<Cow<'m, str>>, Vec<Change>)> {
+pub fn checked<'m>(manifests: &'m str, pins: &Pins, mapping: &Mapping) -> Result<Checked<'m>> {
     if let Ok(Some(done)) = by_document(manifests, pins, mapping) {
         return Ok(done);
     }
     // Something is wrong: all of it once more, for a message with the whole list and with lines of the whole stream.
     let Rewritten { text, changes } = rewrite(manifests, pins, mapping)?;
     gate(&text, pins, mapping)?;
-    Ok((vec![text.into()], changes))
+    Ok(Checked { pieces: vec![text.into()], changes })
 }
 
 /// One document after the other, so that what is read stays close at hand. The gate sees on the way what is not exchanged, and
 /// the outcome where something was. None, if anything points outside.
-fn by_document<'m>(
-    manifests: &'m str,
-    pins: &Pins,
-    mapping: &Mapping,
-) -> Result<Option<(Vec<Cow<'m, str>>, Vec<Change>)>> {
+fn by_document<'m>(manifests: &'m str, pins: &Pins, mapping: &Mapping) -> Result<Option<Checked<'m>>> {
     let mut rewriter = Rewriter { pins, mapping, changes: vec![], gate: Some(Gate::new(pins, mapping)) };
     let mut after = Gate::new(pins, mapping);
     let (mut pieces, mut documents_before) = (vec![], 0);
@@ -85,7 +86,7 @@ fn by_document<'m>(
     }
     pieces.push(manifests[unchanged..].into());
     let is_clean = after.outcome().is_ok() && rewriter.gate.is_some_and(|gate| gate.outcome().is_ok());
-    Ok(is_clean.then_some((pieces, rewriter.changes)))
+    Ok(is_clean.then_some(Checked { pieces, changes: rewriter.changes }))
 }
 
 /// Rewrites every reference of `pins` to where `mapping` has it.
@@ -396,8 +397,8 @@ mod tests {
             );
             gate(&after, &pins(), &mapping()).expect(&after);
             gate(&before, &pins(), &mapping()).expect_err(&before);
-            let (pieces, changes) = checked(&before, &pins(), &mapping()).expect(&before);
-            assert_eq!((pieces.concat(), changes), (once.text, once.changes));
+            let checked = checked(&before, &pins(), &mapping()).expect(&before);
+            assert_eq!((checked.pieces.concat(), checked.changes), (once.text, once.changes));
         }
     }
 

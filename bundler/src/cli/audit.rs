@@ -7,8 +7,7 @@ use bundler::audit::{Closure, Looked, Verdict};
 use bundler::receipt;
 use bundler::{Error, Result};
 
-use super::push::mapping;
-use super::{Kube, Printer, Trusted};
+use super::{Kube, Printer, Trusted, mapping};
 
 /// Arguments of `audit`.
 #[derive(clap::Args)]

@@ -15,8 +15,8 @@ use bundler::verify::VerifiedBundle;
 use bundler::{Error, Result};
 
 use super::keys::read_private;
-use super::push::{mapping, summary};
-use super::{Kube, Network, Printer, Trusted, Waiting, preflight};
+use super::push::summary;
+use super::{AtSite, Kube, Network, Printer, Trusted, Waiting, preflight};
 
 /// Most that helm may hand to the post-renderer, in bytes.
 const MANIFESTS_CAP: u64 = 256 << 20;
@@ -75,12 +75,8 @@ pub struct Args {
 /// Which releases of a bundle, how they are rendered, and for which registry; `install` and `render` share it.
 #[derive(clap::Args)]
 pub struct Releases {
-    /// The site's registry, as the cluster's nodes reach it.
-    #[arg(long, value_name = "REGISTRY[/PREFIX]")]
-    pub registry: String,
-    /// Leave the source's host out of the repositories' names; refused if two would collide.
-    #[arg(long)]
-    pub strip_host: bool,
+    #[command(flatten)]
+    pub at_site: AtSite,
     /// A Secret with the login for that registry: added to `imagePullSecrets` of every pod spec. It must be in the
     /// namespaces already.
     #[arg(long, value_name = "NAME")]
@@ -122,8 +118,8 @@ impl Releases {
     /// Where its images are rewritten to.
     pub fn target(&self) -> Target {
         Target {
-            registry: self.registry.clone(),
-            strip_host: self.strip_host,
+            registry: self.at_site.registry.clone(),
+            strip_host: self.at_site.strip_host,
             pull_secret: self.pull_secret.clone(),
         }
     }
@@ -138,7 +134,7 @@ pub struct PostRenderArgs {
 
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let releases = &args.releases;
-    let mapping = mapping(&releases.registry, releases.strip_host)?;
+    let mapping = releases.at_site.mapping()?;
     let bundle = Arc::new(args.trusted.open(printer)?);
     let site = releases.site(&bundle, args.kube.kube_context.as_deref())?;
     let mut install = Install::prepare(&bundle, &site, releases.target(), releases.helm.as_deref())?;
@@ -192,7 +188,10 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         bundle.manifest(),
         bundle.bundle().manifest_bytes(),
         bundle.signer(),
-        Registry { strip_host: releases.strip_host, target: releases.registry.trim_end_matches('/').into() },
+        Registry {
+            strip_host: releases.at_site.strip_host,
+            target: releases.at_site.registry.trim_end_matches('/').into(),
+        },
         cluster.id().await.unwrap_or_default(),
         installed.clone(),
     );
@@ -210,7 +209,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         "receipt": receipt, "receipt_signed_by": site_key.as_ref().map(|key| key.public_key().key_id()),
     });
     printer.result(&value, || {
-        let mut text = pushed.map(|p| summary(&releases.registry, &p)).unwrap_or_default();
+        let mut text = pushed.map(|p| summary(&releases.at_site.registry, &p)).unwrap_or_default();
         for proof in &proofs {
             let _ = writeln!(text, "node {} pulled {}", proof.node, proof.image);
         }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bundler::sign::{self, PublicKey, SigningKey, password};
+use bundler::verify::Trust;
 use bundler::{Error, Result, file};
 use clap::Subcommand;
 
@@ -47,6 +48,11 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
             public.display()
         )
     })
+}
+
+/// Trust in whoever has one of these keys.
+pub fn trust(keys: &[PathBuf]) -> Result<Trust> {
+    keys.iter().map(|path| read_public(path)).collect::<Result<_>>().map(Trust::Keys)
 }
 
 pub fn read_public(path: &Path) -> Result<PublicKey> {

@@ -7,8 +7,7 @@ use bundler::mirrors::{self, Choices, Runtime, Settings, State};
 use bundler::{Error, Result, file};
 use clap::ValueEnum;
 
-use super::push::mapping;
-use super::{Printer, Trusted};
+use super::{AtSite, Printer, Trusted};
 
 /// Arguments of `mirrors`.
 #[derive(clap::Args)]
@@ -18,12 +17,8 @@ pub struct Args {
     runtime: RuntimeArg,
     #[command(flatten)]
     trusted: Trusted,
-    /// The site's registry, as the nodes reach it.
-    #[arg(long, value_name = "REGISTRY[/PREFIX]")]
-    registry: String,
-    /// The images were pushed with --strip-host.
-    #[arg(long)]
-    strip_host: bool,
+    #[command(flatten)]
+    at_site: AtSite,
     /// The registry is `airlock serve`, which also answers names without the source's host, as Docker asks for them.
     #[arg(long)]
     from_serve: bool,
@@ -74,7 +69,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         return Err(Error::input("reading --check", "it looks at containerd's configuration")
             .hint("use it with `airlock mirrors containerd`"));
     }
-    let mapping = mapping(&args.registry, args.strip_host)?;
+    let mapping = args.at_site.mapping()?;
     let read = |path: &PathBuf| {
         file::read_text(path).map_err(|e| Error::input(format!("reading {}", path.display()), e))
     };

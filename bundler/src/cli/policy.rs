@@ -3,20 +3,15 @@
 use bundler::Result;
 use bundler::policy::{self, Action, Api, Settings};
 
-use super::push::mapping;
-use super::{Kube, Printer, Trusted};
+use super::{AtSite, Kube, Printer, Trusted};
 
 /// Arguments of `policy`.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     trusted: Trusted,
-    /// The site's registry, as the cluster's nodes reach it.
-    #[arg(long, value_name = "REGISTRY[/PREFIX]")]
-    registry: String,
-    /// The images were pushed with --strip-host.
-    #[arg(long)]
-    strip_host: bool,
+    #[command(flatten)]
+    at_site: AtSite,
     /// Warn whoever makes a pod with an image from outside, and note it in the audit log; the default.
     #[arg(long, conflicts_with = "enforce")]
     audit: bool,
@@ -37,7 +32,7 @@ pub struct Args {
 }
 
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
-    let (mapping, selector) = (mapping(&args.registry, args.strip_host)?, args.selector.parse()?);
+    let (mapping, selector) = (args.at_site.mapping()?, args.selector.parse()?);
     let bundle = args.trusted.open(printer)?;
     let api = match &args.kube_version {
         Some(version) => Api::of_version(version, args.validate_only)?,

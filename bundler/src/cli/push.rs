@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
+use bundler::Result;
 use bundler::push::Pushed;
-use bundler::reference::Mapping;
-use bundler::{Error, Result};
 
 use super::printer::human;
-use super::{Network, Printer, Trusted};
+use super::{Network, Printer, Trusted, mapping};
 
 /// Arguments of `push`.
 #[derive(clap::Args)]
@@ -29,11 +28,6 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let bundle = Arc::new(args.trusted.open(printer)?);
     let pushed = bundler::push::push(&bundle, &args.network.client()?, &mapping, &printer.progress()).await?;
     printer.result(&pushed, || summary(&args.registry, &pushed))
-}
-
-/// Reads `REGISTRY[/PREFIX]`.
-pub fn mapping(registry: &str, strip_host: bool) -> Result<Mapping> {
-    Mapping::new(registry, strip_host).map_err(|e| Error::input(format!("reading registry {registry}"), e))
 }
 
 /// What was pushed, in a line.

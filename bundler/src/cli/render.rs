@@ -4,7 +4,6 @@ use bundler::Result;
 use bundler::install::Install;
 
 use super::install::Releases;
-use super::push::mapping;
 use super::{Printer, Trusted};
 
 /// Arguments of `render`.
@@ -26,7 +25,7 @@ pub struct Args {
 }
 
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
-    mapping(&args.releases.registry, args.releases.strip_host)?;
+    args.releases.at_site.mapping()?;
     let bundle = args.trusted.open(printer)?;
     let site = args.releases.site(&bundle, None)?;
     let install = Install::prepare(&bundle, &site, args.releases.target(), args.releases.helm.as_deref())?;

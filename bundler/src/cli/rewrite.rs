@@ -3,12 +3,11 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
-use bundler::rewrite::{Change, Pin, Pins};
+use bundler::rewrite::{Change, Checked, Pin, Pins};
 use bundler::{Error, Result};
 use serde::Serializer;
 
-use super::push::mapping;
-use super::{Printer, discover, keys, lock};
+use super::{AtSite, Printer, discover, keys, lock};
 
 /// Arguments of `rewrite`.
 #[derive(clap::Args)]
@@ -16,12 +15,8 @@ pub struct Args {
     /// Rendered manifests; `-` for stdin.
     #[arg(value_name = "MANIFESTS", default_value = "-")]
     manifests: PathBuf,
-    /// The site's registry, as the cluster's nodes reach it.
-    #[arg(long, value_name = "REGISTRY[/PREFIX]")]
-    registry: String,
-    /// Leave the source's host out of the repositories' names.
-    #[arg(long)]
-    strip_host: bool,
+    #[command(flatten)]
+    at_site: AtSite,
     /// The pins; or take them from a bundle with --bundle.
     #[arg(long, value_name = "FILE", default_value = "images.lock", conflicts_with = "bundle")]
     lock_file: PathBuf,
@@ -49,20 +44,19 @@ fn in_one<S: Serializer>(pieces: &[Cow<'_, str>], serializer: S) -> std::result:
 }
 
 pub fn run(args: &Args, printer: &Printer) -> Result<()> {
-    let mapping = mapping(&args.registry, args.strip_host)?;
+    let mapping = args.at_site.mapping()?;
     let pins = pins(args)?;
     let mut manifests = discover::read(&args.manifests)?;
     if let Some(secret) = &args.pull_secret {
         manifests = bundler::rewrite::with_pull_secret(&manifests, secret)?;
     }
-    let (pieces, changes) = bundler::rewrite::checked(&manifests, &pins, &mapping)?;
+    let Checked { pieces, changes } = bundler::rewrite::checked(&manifests, &pins, &mapping)?;
     printer.document(&Output { manifests: &pieces, changes: &changes }, pieces.iter().map(|piece| &**piece))
 }
 
 fn pins(args: &Args) -> Result<Pins> {
     if let Some(path) = &args.bundle {
-        let keys = args.keys.iter().map(|path| keys::read_public(path)).collect::<Result<_>>()?;
-        let bundle = bundler::bundle::Bundle::open(path)?.verify(&bundler::verify::Trust::Keys(keys))?;
+        let bundle = bundler::bundle::Bundle::open(path)?.verify(&keys::trust(&args.keys)?)?;
         return Ok(Pins::new(bundle.manifest().images.iter().map(Pin::from)));
     }
     let Some((lock, _)) = lock::read_lock(&args.lock_file)? else {

@@ -47,6 +47,7 @@ struct Group {
 #[serde(rename_all = "camelCase")]
 struct GroupVersion {
     group_version: String,
+    version: String,
 }
 
 #[derive(Deserialize)]
@@ -89,6 +90,20 @@ impl Kinds {
 }
 
 impl Cluster {
+    /// The versions that it has of an API group, each with the names of its resources.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn group(&self, name: &str) -> Result<Vec<(String, Vec<String>)>> {
+        let group: Option<Group> = self.find(&format!("/apis/{name}")).await?;
+        let mut versions = vec![];
+        for GroupVersion { group_version, version } in group.into_iter().flat_map(|group| group.versions) {
+            let found: Resources = self.get(&format!("/apis/{group_version}")).await?;
+            versions.push((version, found.resources.into_iter().map(|resource| resource.name).collect()));
+        }
+        Ok(versions)
+    }
+
     /// Every kind that it knows. A group whose server does not answer is left out, and named.
     ///
     /// # Errors

@@ -1,7 +1,5 @@
 //! Which of the policies a cluster understands.
 
-use serde::Deserialize;
-
 use crate::cluster::Cluster;
 use crate::error::{Error, Result};
 
@@ -51,33 +49,12 @@ impl Api {
     /// # Errors
     /// When it does not answer, or has not what is wanted.
     pub async fn of_cluster(cluster: &Cluster, validate_only: bool) -> Result<Self> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Group {
-            versions: Vec<GroupVersion>,
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct GroupVersion {
-            group_version: String,
-            version: String,
-        }
-        #[derive(Deserialize)]
-        struct Resources {
-            resources: Vec<Resource>,
-        }
-        #[derive(Deserialize)]
-        struct Resource {
-            name: String,
-        }
-        let group: Option<Group> = cluster.find(&format!("/apis/{GROUP}")).await?;
         let (mut mutating, mut validating) = (vec![], false);
-        for version in group.into_iter().flat_map(|group| group.versions) {
-            let found: Resources = cluster.get(&format!("/apis/{}", version.group_version)).await?;
-            let has = |name: &str| found.resources.iter().any(|resource| resource.name == name);
-            validating |= version.version == "v1" && has("validatingadmissionpolicies");
+        for (version, resources) in cluster.group(GROUP).await? {
+            let has = |name: &str| resources.iter().any(|resource| resource == name);
+            validating |= version == "v1" && has("validatingadmissionpolicies");
             if has("mutatingadmissionpolicies") {
-                mutating.push(version.version);
+                mutating.push(version);
             }
         }
         Self::choose(&mutating, validating, validate_only)

@@ -1,11 +1,12 @@
 //! `airlock install`, `rollback`, `uninstall` and `receipts` on a real cluster.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::site::{Site, inside, kubeconfig};
-use crate::parts::succeed;
+use crate::parts::{Running, free_port, succeed};
 use crate::world::Run;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -212,7 +213,7 @@ fn a_helm_that_was_killed_leaves_a_release_that_is_named_and_taken_back() {
     let site = Site::new("killed");
     site.install("1.tar", &["--wait"]).exits(0);
     let mut upgrade = site.install_command("1.tar", &["--set", "broken=true", "--wait"]);
-    let child = upgrade.stderr(std::process::Stdio::piped()).spawn().expect("airlock");
+    let child = upgrade.stderr(Stdio::piped()).spawn().expect("airlock");
     until("helm is at work", || site.status() == "pending-upgrade");
     // nsenter has become airlock, whose one child is helm.
     let helm =
@@ -231,12 +232,41 @@ fn a_helm_that_was_killed_leaves_a_release_that_is_named_and_taken_back() {
     site.install("1.tar", &["--wait"]).exits(0);
 }
 
+/// What is left behind is named as far as it is known, and the next look at the cluster finds it.
+#[test]
+#[ignore = "needs a cluster: cargo xtask test --cluster"]
+fn a_cluster_that_goes_away_in_the_middle_is_said_with_what_to_do() {
+    let site = Site::new("away");
+    site.install("1.tar", &["--wait"]).exits(0);
+    let port = free_port().to_string();
+    let way = inside("kubectl").args(["proxy", "--port", &port]).stdout(Stdio::null()).spawn();
+    let way = Running(way.expect("kubectl proxy"));
+    let kubeconfig = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
+        "clusters": [{"name": "proxy", "cluster": {"server": format!("http://127.0.0.1:{port}")}}],
+        "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": ""}}],
+    });
+    site.world.write("proxy.kubeconfig", kubeconfig.to_string().as_bytes());
+    let mut upgrade = site.install_command("1.tar", &["--set", "broken=true", "--wait", "--timeout", "15s"]);
+    let child = upgrade.env("KUBECONFIG", site.world.path("proxy.kubeconfig")).stderr(Stdio::piped()).spawn();
+    until("helm is at work", || site.status() == "pending-upgrade");
+    drop(way);
+    let run: Run = child.expect("airlock").wait_with_output().expect("airlock").into();
+    run.exits(4).says("release web").says("airlock install --preflight");
+    site.install("1.tar", &[])
+        .exits(4)
+        .says("release web is pending-upgrade at revision 2")
+        .says("airlock rollback web");
+    site.run(&["rollback", "web", "--namespace", &site.namespace, "--wait"]).exits(0);
+    assert_eq!(site.status(), "deployed");
+}
+
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn an_install_that_is_asked_to_stop_has_helm_end_its_work() {
     let site = Site::new("stopped");
     let mut install = site.install_command("1.tar", &["--set", "broken=true", "--wait"]);
-    let child = install.stderr(std::process::Stdio::piped()).spawn().expect("airlock");
+    let child = install.stderr(Stdio::piped()).spawn().expect("airlock");
     until("the release is there", || {
         let text = site.kubectl(&["get", "secrets", "--all-namespaces", "--selector", "owner=helm,name=web"]);
         text.contains(&site.namespace)

@@ -247,12 +247,23 @@ fn a_cluster_that_goes_away_in_the_middle_is_said_with_what_to_do() {
         "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": ""}}],
     });
     site.world.write("proxy.kubeconfig", kubeconfig.to_string().as_bytes());
+    let proxied = site.world.path("proxy.kubeconfig");
+    until("the proxy answers", || {
+        let mut version = inside("kubectl");
+        version
+            .arg("version")
+            .env("KUBECONFIG", &proxied)
+            .output()
+            .is_ok_and(|output| output.status.success())
+    });
     let mut upgrade = site.install_command("1.tar", &["--set", "broken=true", "--wait", "--timeout", "15s"]);
-    let child = upgrade.env("KUBECONFIG", site.world.path("proxy.kubeconfig")).stderr(Stdio::piped()).spawn();
+    let child = upgrade.env("KUBECONFIG", &proxied).stderr(Stdio::piped()).spawn();
     until("helm is at work", || site.status() == "pending-upgrade");
     drop(way);
     let run: Run = child.expect("airlock").wait_with_output().expect("airlock").into();
-    run.exits(4).says("release web").says("airlock install --preflight");
+    run.exits(4)
+        .says("release web: not known, for the cluster can't be asked")
+        .says("when the cluster is back");
     site.install("1.tar", &[])
         .exits(4)
         .says("release web is pending-upgrade at revision 2")

@@ -12,6 +12,7 @@ mod policy;
 mod observer;
 mod preflight;
 mod printer;
+mod progress;
 mod push;
 mod receipts;
 mod render;
@@ -31,6 +32,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use printer::Printer;
+use progress::Show;
 
 /// Carries Helm charts and their container images across an air gap, in one signed file.
 ///
@@ -48,6 +50,9 @@ pub struct Cli {
     /// When to use colour.
     #[arg(long, global = true, value_enum, default_value = "auto")]
     color: Color,
+    /// How far a stage is, on stderr.
+    #[arg(long, global = true, value_enum, value_name = "HOW", default_value = "auto")]
+    progress: Show,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -240,12 +245,16 @@ impl Trusted {
     }
 }
 
+/// What a verb that was stopped leaves behind.
+const NOTHING: &str = "nothing was written";
+const GOES_ON: &str = "there is no bundle yet; the same command goes on with what was fetched";
+
 /// Work that leaves nothing half-done behind when the process is asked to stop: it is dropped, and removes its files.
-async fn stoppable(doing: &str, work: impl Future<Output = Result<()>>) -> Result<()> {
+async fn stoppable(doing: &str, left: &'static str, work: impl Future<Output = Result<()>>) -> Result<()> {
     let waiting = |e| Error::input("waiting for signals", e);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(waiting)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(waiting)?;
-    let stopped = |by: &str| Error::input(doing, format!("stopped by {by}; nothing was written"));
+    let stopped = |by: &str| Error::input(doing, format!("stopped by {by}; {left}"));
     tokio::select! {
         outcome = work => outcome,
         _ = interrupt.recv() => Err(stopped("SIGINT")),
@@ -263,7 +272,7 @@ pub fn say_usage(error: &clap::Error) {
     let (why, usage) = text.split_once("\n\n").unwrap_or((&text, ""));
     let why = why.trim_start_matches("error: ").trim_end();
     let said = Error::input("reading the command line", why).hint(usage.trim_end());
-    Printer::new(true, 0, false).error(&said);
+    Printer::new(true, 0, false, Show::None).error(&said);
 }
 
 impl Cli {
@@ -271,21 +280,23 @@ impl Cli {
     pub fn printer(&self) -> Printer {
         let auto = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) && printer::at_terminal();
         let color = self.color == Color::Always || (self.color == Color::Auto && auto);
-        Printer::new(self.json, self.verbose, color)
+        Printer::new(self.json, self.verbose, color, self.progress)
     }
 
     /// Runs the verb.
     pub async fn run(&self, printer: &Printer) -> Result<()> {
         match &self.verb {
-            Verb::Discover(args) => stoppable("looking for references", discover::run(args, printer)).await,
-            Verb::Lock(args) => stoppable("pinning", lock::run(args, printer)).await,
-            Verb::Build(args) => stoppable("building", build::run(args, printer)).await,
+            Verb::Discover(args) => {
+                stoppable("looking for references", NOTHING, discover::run(args, printer)).await
+            }
+            Verb::Lock(args) => stoppable("pinning", NOTHING, lock::run(args, printer)).await,
+            Verb::Build(args) => stoppable("building", GOES_ON, build::run(args, printer)).await,
             Verb::Keys(args) => keys::run(args, printer),
             Verb::Verify(args) => verify::run(args, printer),
             Verb::Inspect(args) => inspect::run(args, printer),
             Verb::Serve(args) => serve::run(args, printer).await,
             Verb::Push(args) => push::run(args, printer).await,
-            Verb::Render(args) => stoppable("rendering", render::run(args, printer)).await,
+            Verb::Render(args) => stoppable("rendering", NOTHING, render::run(args, printer)).await,
             Verb::Rewrite(args) => rewrite::run(args, printer),
             Verb::Install(args) => install::run(args, printer).await,
             Verb::Mirrors(args) => mirrors::run(args, printer),

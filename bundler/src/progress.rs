@@ -6,6 +6,10 @@ pub trait Progress: Send + Sync {
     fn begin(&self, step: &str, bytes: u64);
     /// So many more bytes are done.
     fn advance(&self, bytes: u64);
+    /// So many bytes need not be done: they were before.
+    fn resume(&self, bytes: u64) {
+        self.advance(bytes);
+    }
     /// The step is done.
     fn end(&self);
 }

@@ -19,8 +19,8 @@ pub struct Args {
     /// The pins.
     #[arg(long, value_name = "FILE", default_value = "images.lock")]
     lock_file: PathBuf,
-    /// The bundle; NAME-VERSION.tar otherwise. A symbolic link there is refused, not followed. Until it is whole it is FILE.partial; what a killed build leaves of
-    /// that, the next one into FILE replaces.
+    /// The bundle; NAME-VERSION.tar otherwise. A symbolic link there is refused, not followed. Until it is whole it is FILE.partial,
+    /// with a journal beside it: when a build is stopped, or the network fails, the same command goes on from there.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Private key to sign with.
@@ -65,7 +65,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         printer.warn("the bundle is not signed (--unsigned)");
     }
     let value = serde_json::json!({
-        "bundle": output.to_string_lossy(), "size": built.size, "manifest_digest": built.manifest_digest, "signed": key.is_some(),
+        "bundle": output.to_string_lossy(), "size": built.size, "manifest_digest": built.manifest_digest, "signed": key.is_some(), "resumed": built.resumed,
     });
     printer.result(&value, || {
         format!(

@@ -1,24 +1,25 @@
-//! Results to stdout, everything else to stderr; progress only at a terminal. Names out of bundles and words of registries
+//! Results to stdout, everything else to stderr. Names out of bundles and words of registries
 //! come from strangers: what could steer a terminal or turn its text around is written as its code.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use bundler::install::Observer;
-use bundler::progress::{Progress, Silent};
+use bundler::progress::Progress;
 use bundler::{Error, Result};
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::HumanBytes;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
 use super::observer::{Lines, Live};
+use super::progress::{Show, progress};
 
 /// All output goes through it.
 pub struct Printer {
     json: bool,
     color: bool,
+    show: Show,
 }
 
 /// Whether a person sees stderr.
@@ -28,19 +29,19 @@ pub fn at_terminal() -> bool {
 
 impl Printer {
     /// Starts logging, too.
-    pub fn new(json: bool, verbose: u8, color: bool) -> Self {
+    pub fn new(json: bool, verbose: u8, color: bool, show: Show) -> Self {
         let level = ["bundler=warn,airlock=warn", "bundler=info,airlock=info", "bundler=debug,airlock=debug"];
         let filter = level.get(usize::from(verbose)).copied().unwrap_or("debug");
         let format =
             tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(color).with_target(false);
         // A second subscriber can only be there in a test.
         let _ = format.without_time().with_env_filter(EnvFilter::new(filter)).try_init();
-        Self { json, color }
+        Self { json, color, show }
     }
 
     /// A result: `value` as JSON, or `text` for a person.
     pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
-        if self.json { self.json(value) } else { stdout(&harmless(text().as_ref())) }
+        if self.json { self.json(value) } else { stdout(&harmless(&text())) }
     }
 
     /// A result for another program, such as manifests, in one or more pieces: left as it is, but for a terminal.
@@ -87,9 +88,9 @@ impl Printer {
         stderr(&text);
     }
 
-    /// Draws progress at a terminal, and nothing elsewhere.
+    /// Shows how far a stage is.
     pub fn progress(&self) -> Arc<dyn Progress> {
-        if at_terminal() && !self.json { Arc::new(Bar::default()) } else { Arc::new(Silent) }
+        progress(self.show, self.json, at_terminal())
     }
 
     /// Says how an installation goes: redrawn at a terminal, a line for each change elsewhere.
@@ -136,35 +137,6 @@ pub(super) fn harmless(text: &str) -> String {
 /// `1.2 MiB`.
 pub fn human(bytes: u64) -> String {
     HumanBytes(bytes).to_string()
-}
-
-/// A bar with bytes done, rate and time left.
-#[derive(Default)]
-struct Bar(Mutex<Option<ProgressBar>>);
-
-impl Bar {
-    fn with(&self, f: impl FnOnce(&mut Option<ProgressBar>)) {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-impl Progress for Bar {
-    fn begin(&self, step: &str, bytes: u64) {
-        let style =
-            ProgressStyle::with_template("{msg:>9} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
-        let bar = ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_message(step.to_string());
-        bar.enable_steady_tick(Duration::from_millis(200));
-        self.with(|slot| *slot = Some(bar));
-    }
-
-    fn advance(&self, bytes: u64) {
-        self.with(|slot| slot.iter().for_each(|bar| bar.inc(bytes)));
-    }
-
-    fn end(&self) {
-        self.with(|slot| slot.take().iter().for_each(ProgressBar::finish_and_clear));
-    }
 }
 
 #[cfg(test)]

@@ -18,13 +18,13 @@ use crate::world::{Run, World, names};
 
 /// What an honest registry would answer.
 #[derive(Clone)]
-struct Content {
-    media_type: String,
-    bytes: Bytes,
+pub struct Content {
+    pub media_type: String,
+    pub bytes: Bytes,
 }
 
 impl Content {
-    fn answer(&self) -> Option<Response> {
+    pub fn answer(&self) -> Option<Response> {
         Some(answer(200, &[("content-type", &self.media_type)], self.bytes.clone()))
     }
 }
@@ -34,7 +34,7 @@ type Twist = Box<dyn Fn(&Asked, &Content) -> Option<Response> + Send + Sync>;
 
 /// The registry quay.io, with the images of a world's OCI layouts in it: repository and directory have the same name.
 pub struct Upstream {
-    liar: Liar,
+    pub liar: Liar,
     twist: Arc<Mutex<Twist>>,
 }
 
@@ -52,7 +52,7 @@ impl Upstream {
         Self { liar, twist }
     }
 
-    fn honest(&self) {
+    pub fn honest(&self) {
         self.instead(|_, content| content.answer());
     }
 
@@ -61,7 +61,7 @@ impl Upstream {
     }
 
     /// Something else for each layer.
-    fn layers(&self, twist: impl Fn(&Asked, &Content) -> Option<Response> + Send + Sync + 'static) {
+    pub fn layers(&self, twist: impl Fn(&Asked, &Content) -> Option<Response> + Send + Sync + 'static) {
         self.instead(
             move |asked, content| {
                 if is_layer(asked, content) { twist(asked, content) } else { content.answer() }
@@ -69,7 +69,7 @@ impl Upstream {
         );
     }
 
-    fn command(&self, world: &World, args: &[&str]) -> Command {
+    pub fn command(&self, world: &World, args: &[&str]) -> Command {
         let mut command = world.command(args);
         command.env("AIRLOCK_MIRRORS", format!("quay.io={}", self.liar.host));
         command
@@ -84,7 +84,7 @@ impl Upstream {
     }
 }
 
-fn is_layer(asked: &Asked, content: &Content) -> bool {
+pub fn is_layer(asked: &Asked, content: &Content) -> bool {
     asked.target.contains("/blobs/") && content.bytes.first() != Some(&b'{')
 }
 
@@ -117,16 +117,16 @@ pub fn world_of(images: &[&str]) -> World {
     world
 }
 
-fn ask_for(world: &World, images: &[&str]) {
+pub fn ask_for(world: &World, images: &[&str]) {
     let ask = |image: &&str| format!("[[image]]\nref = \"quay.io/{image}:1\"\n");
     world.spec(&images.iter().map(ask).collect::<String>());
 }
 
-const BUILD: [&str; 5] = ["build", "--key", "airlock.key", "--output", "app.tar"];
+pub const BUILD: [&str; 5] = ["build", "--key", "airlock.key", "--output", "app.tar"];
 
 /// Waits for something that takes a moment.
 #[track_caller]
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
+pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(30);
     while !condition() {
         assert!(Instant::now() < end, "{what}: not within 30 s");
@@ -162,7 +162,7 @@ fn start(upstream: &Upstream, world: &World, args: &[&str], reached: &AtomicBool
 }
 
 /// Asks a process to stop, and waits until it has.
-fn stop(child: Child, name: &str) -> Run {
+pub fn stop(child: Child, name: &str) -> Run {
     let started = Instant::now();
     signal(&child, name);
     let run = Run::from(child.wait_with_output().expect("airlock"));

@@ -27,7 +27,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().expect("text"))
     }
 }
@@ -76,6 +76,11 @@ impl Liar {
         );
         let task = tokio::spawn(warp::serve(routes).incoming(listener).run());
         Self { host, asked, task }
+    }
+
+    /// Forgets what was asked so far.
+    pub fn forget(&self) {
+        self.asked.lock().expect("a lock").clear();
     }
 
     pub fn asked(&self) -> Vec<Asked> {
@@ -132,13 +137,14 @@ fn endless() -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send + Sync 
     stream::repeat_with(|| Ok(Bytes::from_static(&[b' '; 65536])))
 }
 
-pub fn broken_off(start: &'static [u8]) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send + Sync {
+pub fn broken_off(start: &[u8]) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send + Sync + use<> {
+    let start = Bytes::copy_from_slice(start);
     let break_off = async {
         // Or the server takes back what it has not sent yet.
         tokio::time::sleep(Duration::from_millis(50)).await;
         Err(std::io::Error::other("broken off"))
     };
-    stream::iter([Ok(Bytes::from_static(start))]).chain(stream::once(break_off))
+    stream::iter([Ok(start)]).chain(stream::once(break_off))
 }
 
 async fn collected(blob: ByteStream) -> bundler::Result<Vec<u8>> {

@@ -16,6 +16,7 @@ mod pins;
 mod pipeline;
 mod registry;
 mod releases;
+mod resume;
 mod rewrite;
 mod source;
 mod world;

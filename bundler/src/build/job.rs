@@ -1,0 +1,173 @@
+//! One blob on its way into the tar.
+
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt as _};
+
+use super::Target;
+use super::journal::{Journal, Known, RECORD};
+use crate::archive::Placed;
+use crate::digest::{Digest, Hasher};
+use crate::error::{Error, Kind, Result};
+use crate::origin::{CHANGED, Origin, check, file_chunks};
+use crate::progress::Progress;
+use crate::registry::{self, Client};
+
+/// How much is read at a time of what is there already, in bytes.
+const CHUNK: u64 = 256 << 10;
+
+/// One blob on its way.
+pub(super) struct Job {
+    /// Its number among the listed entries.
+    pub(super) index: usize,
+    pub(super) digest: Digest,
+    pub(super) placed: Placed,
+    pub(super) origin: Origin,
+    pub(super) client: Client,
+    pub(super) target: Arc<Target>,
+    pub(super) journal: Arc<Journal>,
+    pub(super) progress: Arc<dyn Progress>,
+}
+
+/// How far a blob is.
+#[derive(Default)]
+struct State {
+    hasher: Hasher,
+    /// Bytes that the journal and the progress know of.
+    recorded: u64,
+    shown: u64,
+}
+
+impl Job {
+    /// Fetches what is missing behind the first `start` bytes, which a build before has written.
+    pub(super) async fn run(self, start: u64) -> Result<()> {
+        let job = Arc::new(self);
+        let mut state = State::default();
+        if start > 0 {
+            let reading = Arc::clone(&job);
+            let read = tokio::task::spawn_blocking(move || reading.written(start));
+            state.hasher =
+                read.await.unwrap_or_else(|e| Err(Error::input("reading the unfinished bundle", e)))?;
+            (state.recorded, state.shown) = (start, start);
+            job.progress.resume(start);
+        }
+        match job.fetch(&mut state).await {
+            // What was there may be at fault, after a crash of the system; then it is all fetched again.
+            Err(error) if start > 0 && error.kind() == Kind::Trust => {
+                tracing::debug!(digest = %job.digest, %error, "what was there is not right: from the start");
+                state = State { shown: state.shown, ..State::default() };
+                job.fetch(&mut state).await?;
+            }
+            outcome => outcome?,
+        }
+        job.record(Known::Whole)
+    }
+
+    /// Tells the journal, but not of what is here anyway.
+    fn record(&self, known: Known) -> Result<()> {
+        match self.origin {
+            Origin::Bytes(_) => Ok(()),
+            _ => self.journal.record(self.index, known),
+        }
+    }
+
+    /// The hash so far of a blob that was begun. Blocks.
+    fn written(&self, length: u64) -> Result<Hasher> {
+        let mut hasher = Hasher::default();
+        let mut buffer = vec![0; CHUNK.min(length) as usize];
+        while hasher.length() < length {
+            let part = &mut buffer[..CHUNK.min(length - hasher.length()) as usize];
+            let at = self.placed.content_at + hasher.length();
+            let read = self.target.file.read_exact_at(part, at);
+            read.map_err(|e| Error::input(format!("reading {}", self.target.path.display()), e))?;
+            hasher.update(part);
+        }
+        Ok(hasher)
+    }
+
+    /// Fetches everything behind what `state` has, and checks the whole.
+    async fn fetch(&self, state: &mut State) -> Result<()> {
+        let (size, from) = (self.placed.entry.size, state.hasher.length());
+        if from < size || size == 0 {
+            match &self.origin {
+                Origin::Bytes(bytes) => self.take(state, bytes.get(from as usize..).unwrap_or_default())?,
+                Origin::File { path, offset } => {
+                    self.drain(state, file_chunks(path.clone(), offset + from, size - from)).await?;
+                }
+                Origin::Registry(repository) => {
+                    self.drain(state, repository.blob(&self.digest, from).await?).await?;
+                }
+                Origin::Url(url) => {
+                    // A server of files may know no ranges.
+                    state.hasher = Hasher::default();
+                    self.drain(state, self.client.download(url).await?.stream).await?;
+                }
+            }
+        }
+        let hasher = std::mem::take(&mut state.hasher);
+        check(&self.digest, hasher, &self.fetching()).map_err(|e| e.hint(self.changed()))
+    }
+
+    async fn drain(&self, state: &mut State, chunks: impl Stream<Item = Result<Bytes>> + Send) -> Result<()> {
+        let mut chunks = std::pin::pin!(chunks);
+        while let Some(chunk) = chunks.try_next().await? {
+            self.take(state, &chunk)?;
+        }
+        if state.hasher.length() < self.placed.entry.size {
+            let (has, size) = (state.hasher.length(), self.placed.entry.size);
+            let why = format!("it ended after {has} of {size} bytes");
+            return Err(match self.origin {
+                Origin::File { .. } => Error::trust(self.fetching(), why).hint(self.changed()),
+                _ => Error::network(self.fetching(), why)
+                    .hint("run it again; if it stays so, the server is at fault"),
+            });
+        }
+        Ok(())
+    }
+
+    fn take(&self, state: &mut State, bytes: &[u8]) -> Result<()> {
+        let at = state.hasher.length();
+        // Never a byte past the blob's own place.
+        if at + bytes.len() as u64 > self.placed.entry.size {
+            let size = self.placed.entry.size;
+            return Err(Error::trust(
+                self.fetching(),
+                format!("there is more than the {size} bytes that its manifest says"),
+            )
+            .hint(self.changed()));
+        }
+        self.target.write(bytes, self.placed.content_at + at)?;
+        state.hasher.update(bytes);
+        let length = state.hasher.length();
+        if length >= state.recorded + RECORD {
+            self.record(Known::Written(length))?;
+            state.recorded = length;
+        }
+        // What is fetched twice is shown once.
+        self.progress.advance(length.saturating_sub(state.shown));
+        state.shown = length.max(state.shown);
+        Ok(())
+    }
+
+    /// What to do about content that is not what is pinned.
+    fn changed(&self) -> &'static str {
+        match self.origin {
+            // What a digest names does not change: no pin helps.
+            Origin::Registry(_) => registry::CHANGED,
+            _ => CHANGED,
+        }
+    }
+
+    fn fetching(&self) -> String {
+        match &self.origin {
+            Origin::Url(url) => format!("fetching {url}"),
+            Origin::File { path, .. } => format!("reading {}", path.display()),
+            Origin::Registry(repository) => {
+                format!("fetching blob {}", repository.named(&self.digest.to_string()))
+            }
+            Origin::Bytes(_) => format!("writing blob {}", self.digest),
+        }
+    }
+}

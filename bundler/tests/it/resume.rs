@@ -1,0 +1,231 @@
+//! A build that was killed, stopped or cut off, and the next one, which fetches only what is missing.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use bundler::archive::BLOCK;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use warp::reply::Response;
+
+use crate::faults::{Content, Upstream, ask_for, stop, wait_until};
+use crate::liar::{Asked, answer, broken_off, streamed};
+use crate::world::{Run, World, names};
+
+const MIB: usize = 1 << 20;
+/// Bytes of the large layer that come before it stalls.
+const BEFORE: usize = 5 * MIB + 1000;
+const BUILD: [&str; 6] = ["build", "--unsigned", "--output", "app.tar", "--json", "--verbose"];
+
+/// A registry with a small image and one of some 8 MiB, and a lock of both.
+struct Scene {
+    world: World,
+    upstream: Upstream,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let world = World::new();
+        // Nothing that gzip makes smaller.
+        let mut state = 1_u64;
+        let noise = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        });
+        world.image("large", &["linux/amd64"], &noise.take(8 * MIB).collect::<Vec<_>>());
+        world.image("small", &["linux/amd64"], b"small");
+        ask_for(&world, &["small", "large"]);
+        let upstream = Upstream::of(&world).await;
+        upstream.run(&world, &["lock"]).exits(0);
+        Self { world, upstream }
+    }
+
+    /// Has the registry send the large layer up to [`BEFORE`] bytes, and then nothing.
+    fn stall(&self) {
+        self.upstream.layers(|asked, content| match content.bytes.len() {
+            ..MIB => content.answer(),
+            size => {
+                let start = stream::iter([Ok(content.bytes.slice(first(asked)..BEFORE))]);
+                Some(streamed(200, &[("content-length", &size.to_string())], start.chain(stream::pending())))
+            }
+        });
+    }
+
+    /// Has it serve ranges, too.
+    fn serve(&self) {
+        self.upstream.layers(ranged);
+    }
+
+    fn build(&self) -> Run {
+        self.upstream.run(&self.world, &BUILD)
+    }
+
+    /// A build that is ended by a signal when the small layer is there, and much of the large one.
+    fn interrupted(&self, signal: &str) -> Run {
+        self.stall();
+        let child =
+            self.upstream.command(&self.world, &BUILD).stderr(Stdio::piped()).spawn().expect("airlock");
+        wait_until("much is fetched", || {
+            let journal = fs::read_to_string(self.journal()).unwrap_or_default();
+            written(&journal) >= 3 * MIB && journal.contains(" whole\n")
+        });
+        let run = stop(child, signal);
+        self.upstream.liar.forget();
+        self.serve();
+        run
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.world.path("app.tar.partial.journal")
+    }
+
+    /// Of each layer that was asked for the first byte.
+    fn layers_asked(&self) -> Vec<usize> {
+        let is_layer = |target: &str| {
+            let blob = target.trim_start_matches("/v2/").split_once("/blobs/sha256:");
+            blob.is_some_and(|(repository, digest)| {
+                let path = self.world.path(repository).join("blobs/sha256").join(digest);
+                !fs::read(path).expect("the blob").starts_with(b"{")
+            })
+        };
+        self.upstream.liar.asked().iter().filter(|asked| is_layer(&asked.target)).map(first).collect()
+    }
+
+    /// The bundle as it should be, made by a build that nothing interrupted.
+    fn whole(&self) -> Vec<u8> {
+        self.serve();
+        self.upstream.run(&self.world, &["build", "--unsigned", "--output", "whole.tar"]).exits(0);
+        fs::read(self.world.path("whole.tar")).expect("the bundle")
+    }
+
+    #[track_caller]
+    fn is_whole(&self) {
+        let built = fs::read(self.world.path("app.tar")).expect("the bundle");
+        assert!(built == self.whole(), "it is another bundle");
+        let left = names(&self.world.path(""));
+        assert!(left.iter().all(|name| !name.contains("partial")), "{left:?}");
+    }
+}
+
+/// The largest number of bytes that a journal tells of.
+fn written(journal: &str) -> usize {
+    journal.lines().filter_map(|line| line.split_once(' ')?.1.parse().ok()).max().unwrap_or_default()
+}
+
+fn first(asked: &Asked) -> usize {
+    let range = asked.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
+    range.map_or(0, |first| first.parse().expect("a number"))
+}
+
+fn ranged(asked: &Asked, content: &Content) -> Option<Response> {
+    match first(asked) {
+        0 => content.answer(),
+        first => {
+            let size = content.bytes.len();
+            let range = format!("bytes {first}-{}/{size}", size - 1);
+            Some(answer(206, &[("content-range", &range)], content.bytes.slice(first..)))
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_was_killed_fetches_the_rest_only() {
+    let scene = Scene::new().await;
+    for signal in ["KILL", "TERM"] {
+        let run = scene.interrupted(signal);
+        if signal == "TERM" {
+            run.exits(1).says("building: stopped by SIGTERM").says("the same command goes on");
+        }
+        assert!(!scene.world.path("app.tar").exists());
+        let told = written(&fs::read_to_string(scene.journal()).expect("the journal"));
+        let built = scene.build().exits(0).json();
+        assert_eq!(scene.layers_asked(), [told], "after SIG{signal}");
+        assert!(built["resumed"].as_u64().is_some_and(|bytes| bytes > told as u64), "{built}");
+        scene.is_whole();
+        fs::remove_file(scene.world.path("app.tar")).expect("removed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_the_network_failed_fetches_the_rest_only() {
+    let scene = Scene::new().await;
+    scene.upstream.layers(|_, content| match content.bytes.len() {
+        ..MIB => content.answer(),
+        _ => Some(streamed(200, &[], broken_off(&content.bytes[..3 * MIB]))),
+    });
+    scene.build().exits(3);
+    assert!(fs::read_to_string(scene.journal()).expect("the journal").contains(" whole\n"));
+    scene.upstream.liar.forget();
+    scene.serve();
+    scene.build().exits(0);
+    assert!(matches!(scene.layers_asked()[..], [first] if first > 2 * MIB), "{:?}", scene.layers_asked());
+    scene.is_whole();
+}
+
+/// A crash of the system can lose what was written before, and keep what was written after.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_crash_of_the_system_what_is_there_is_hashed_again() {
+    for damaged in [false, true] {
+        let scene = Scene::new().await;
+        scene.interrupted("KILL");
+        let journal = fs::read_to_string(scene.journal()).expect("the journal");
+        let boot = journal.lines().find(|line| line.starts_with("boot ")).expect("the boot");
+        fs::write(scene.journal(), journal.replace(boot, "boot another")).expect("written");
+        let told = written(&journal);
+        if damaged {
+            let partial = fs::OpenOptions::new().write(true).open(scene.world.path("app.tar.partial"));
+            let partial = partial.expect("the unfinished bundle");
+            // Everything behind the first blocks is lost.
+            let size = partial.metadata().expect("its size").len();
+            partial.write_all_at(&vec![0; (size - 64 * BLOCK) as usize], 64 * BLOCK).expect("written");
+        }
+        scene.build().exits(0);
+        let asked = scene.layers_asked();
+        match damaged {
+            false => assert_eq!(asked, [told]),
+            true => assert!(asked.contains(&0) && asked.contains(&told), "{asked:?}"),
+        }
+        scene.is_whole();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_knows_no_ranges_sends_all_of_it_once_more() {
+    let scene = Scene::new().await;
+    scene.interrupted("KILL");
+    scene.upstream.honest();
+    scene.build().exits(0);
+    scene.is_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_bundle_does_not_go_on_with_what_is_there() {
+    let scene = Scene::new().await;
+    scene.interrupted("KILL");
+    ask_for(&scene.world, &["large"]);
+    scene.upstream.run(&scene.world, &["lock"]).exits(0);
+    scene.upstream.liar.forget();
+    let built = scene.build().exits(0).json();
+    assert_eq!((built["resumed"].as_u64(), scene.layers_asked()), (Some(0), vec![0]));
+    scene.is_whole();
+}
+
+/// Bytes that a lying registry sent are not gone on from.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_what_its_digest_says_is_thrown_away() {
+    let scene = Scene::new().await;
+    scene.interrupted("KILL");
+    scene.upstream.layers(|asked, content| {
+        let mut bytes = content.bytes.to_vec();
+        *bytes.last_mut()? ^= 1;
+        ranged(asked, &Content { bytes: Bytes::from(bytes), ..content.clone() })
+    });
+    scene.build().exits(2).says("its content is sha256:");
+    let left = names(&scene.world.path(""));
+    assert!(left.iter().all(|name| !name.contains("app.tar")), "{left:?}");
+    scene.serve();
+    scene.build().exits(0);
+    scene.is_whole();
+}

@@ -81,6 +81,12 @@ impl Bundle {
         &self.layout
     }
 
+    /// Says that all of it will be read, from start to end.
+    pub fn read_ahead(&self) {
+        // Advice: where it is not taken, nothing is lost.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Sequential);
+    }
+
     /// Fills `buffer` from `offset` of the file.
     ///
     /// # Errors

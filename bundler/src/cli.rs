@@ -22,11 +22,12 @@ mod serve;
 mod uninstall;
 mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bundler::cluster::Cluster;
 use bundler::reference::Mapping;
 use bundler::registry::{Client, Options};
+use bundler::verify::VerifiedBundle;
 use bundler::{Error, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
@@ -232,7 +233,12 @@ fn mapping(registry: &str, strip_host: bool) -> Result<Mapping> {
 }
 
 impl Trusted {
-    fn open(&self, printer: &Printer) -> Result<bundler::verify::VerifiedBundle> {
+    fn open(&self, printer: &Printer) -> Result<VerifiedBundle> {
+        self.open_at(&self.bundle, printer)
+    }
+
+    /// Another bundle, trusted for the same keys.
+    fn open_at(&self, path: &Path, printer: &Printer) -> Result<VerifiedBundle> {
         let trust = if self.insecure_skip_verify {
             printer.warn(
                 "the signature is NOT checked (--insecure-skip-verify): anybody may have made this bundle",
@@ -241,7 +247,7 @@ impl Trusted {
         } else {
             keys::trust(&self.keys)?
         };
-        bundler::bundle::Bundle::open(&self.bundle)?.verify(&trust)
+        bundler::bundle::Bundle::open(path)?.verify(&trust)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The verified tar as a read-only OCI registry, straight from the file.
+//! Verified tars as a read-only OCI registry, straight from the file.
 
 mod advertise;
 mod api;
@@ -36,7 +36,6 @@ const GRACE: Duration = Duration::from_secs(10);
 pub struct Server {
     listener: TcpListener,
     api: Arc<Api>,
-    bundle: Arc<VerifiedBundle>,
     tls: Option<Tls>,
 }
 
@@ -48,17 +47,17 @@ struct Tls {
 }
 
 impl Server {
-    /// Listens on `address`, `HOST:PORT`; with `tls`, the files of a certificate chain and its key (PEM), over TLS.
+    /// Listens on `address`, `HOST:PORT`, for what is in any of `bundles` (of equal tags that of the last); with `tls`, the files of a certificate chain and its key (PEM), over TLS.
     ///
     /// # Errors
     /// When the address can't be listened on, or the files are no certificate and key.
     pub async fn listen(
-        bundle: Arc<VerifiedBundle>,
+        bundles: Vec<Arc<VerifiedBundle>>,
         address: &str,
         tls: Option<(&Path, &Path)>,
     ) -> Result<Self> {
         let tls = tls.map(|(cert, key)| acceptor(cert, key)).transpose()?;
-        let api = Arc::new(Api::new(Arc::clone(&bundle))?);
+        let api = Arc::new(Api::new(bundles)?);
         let listener = TcpListener::bind(address).await.map_err(|e| {
             let hint = match e.kind() {
                 std::io::ErrorKind::AddrInUse => {
@@ -71,7 +70,7 @@ impl Server {
             };
             Error::input(format!("listening on {address}"), e).hint(hint)
         })?;
-        Ok(Self { listener, api, bundle, tls })
+        Ok(Self { listener, api, tls })
     }
 
     /// Where it listens.
@@ -94,7 +93,7 @@ impl Server {
 
     /// Serves until `stop` is ready; then lets connections finish for a while.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let service = warp::service(routes(self.api, self.bundle));
+        let service = warp::service(routes(self.api));
         let graceful = GracefulShutdown::new();
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -178,29 +177,26 @@ fn acceptor(cert: &Path, key: &Path) -> Result<Tls> {
     Ok(Tls { acceptor: TlsAcceptor::from(Arc::new(config)), certificate })
 }
 
-fn routes(
-    api: Arc<Api>,
-    bundle: Arc<VerifiedBundle>,
-) -> impl Filter<Extract = (impl warp::Reply,), Error = Infallible> + Clone {
+fn routes(api: Arc<Api>) -> impl Filter<Extract = (impl warp::Reply,), Error = Infallible> + Clone {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     warp::method().and(warp::path::full()).and(query).and(warp::header::headers_cloned()).map(
         move |method: Method, path: warp::path::FullPath, query: String, headers: HeaderMap| {
             let request = Request { method: &method, path: path.as_str(), query: &query, headers: &headers };
             let response = api.answer(&request);
             tracing::debug!("{method} {} {}", path.as_str(), response.status());
-            reply(response, &bundle, method == Method::HEAD)
+            reply(response, method == Method::HEAD)
         },
     )
 }
 
 /// Puts a body to a response. A blob that isn't what its digest says breaks the connection before its last bytes: a
 /// client must not take it for whole.
-fn reply(response: Response<Body>, bundle: &Arc<VerifiedBundle>, head: bool) -> warp::reply::Response {
+fn reply(response: Response<Body>, head: bool) -> warp::reply::Response {
     let (parts, body) = response.into_parts();
     let body = match body {
         _ if head => warp::reply::Response::default().into_body(),
         Body::Full(bytes) => bytes.into(),
-        Body::Blob { digest, start, length } => {
+        Body::Blob { bundle, digest, start, length } => {
             use futures_util::TryStreamExt as _;
             let chunks = bundle.stream(digest, start, length).inspect_err(|error| tracing::error!("{error}"));
             warp::Reply::into_response(warp::reply::stream(chunks)).into_body()

@@ -178,6 +178,7 @@ impl VerifiedBundle {
     pub fn check_all(&self, progress: &dyn Progress) -> Result<()> {
         let entries = &self.manifest().entries;
         progress.begin("checking", entries.iter().map(|e| e.size).sum());
+        self.bundle.read_ahead();
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);
         let threads = std::thread::available_parallelism().map_or(2, usize::from);

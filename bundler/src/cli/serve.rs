@@ -17,6 +17,9 @@ use super::{Printer, Trusted};
 pub struct Args {
     #[command(flatten)]
     trusted: Trusted,
+    /// More bundles, such as a newer one; where several have the same tag, the last one's counts.
+    #[arg(value_name = "BUNDLE")]
+    more: Vec<PathBuf>,
     /// Where to listen. Others reach it only if this is not 127.0.0.1.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:5000")]
     listen: String,
@@ -36,7 +39,10 @@ pub struct Args {
 }
 
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
-    let bundle = Arc::new(args.trusted.open(printer)?);
+    let mut bundles = vec![Arc::new(args.trusted.open(printer)?)];
+    for path in &args.more {
+        bundles.push(Arc::new(args.trusted.open_at(path, printer)?));
+    }
     let issued =
         args.tls_self_signed.as_deref().map(|dir| authority::issue(dir, &names(args))).transpose()?;
     let tls = match &issued {
@@ -44,21 +50,23 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         None => args.tls_cert.as_deref().zip(args.tls_key.as_deref()),
     };
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let server = Server::listen(Arc::clone(&bundle), &args.listen, tls).await?;
+    let server = Server::listen(bundles.clone(), &args.listen, tls).await?;
     let address = server.address()?;
     args.advertise.iter().try_for_each(|advertised| server.check(advertised))?;
     let advertised: Vec<_> = args.advertise.iter().map(|a| a.with_port(address.port())).collect();
-    let manifest = bundle.manifest();
+    let served: Vec<_> = bundles.iter().map(|bundle| bundle.manifest()).collect();
+    let listed: Vec<_> =
+        served.iter().map(|m| serde_json::json!({"name": m.name, "version": m.version})).collect();
     let (ca, fingerprint) = issued.iter().map(|i| (&i.ca, &i.fingerprint)).unzip::<_, _, Vec<_>, Vec<_>>();
     let value = serde_json::json!({
-        "address": address, "scheme": scheme, "name": manifest.name, "version": manifest.version,
+        "address": address, "scheme": scheme, "name": served[0].name, "version": served[0].version, "bundles": listed,
         "advertised": advertised, "ca": ca.first(), "ca_sha256": fingerprint.first(),
     });
     printer.result(&value, || {
-        let (name, version) = (&manifest.name, &manifest.version);
+        let names: Vec<_> = served.iter().map(|m| format!("{} {}", m.name, m.version)).collect();
         let shown = advertised.first().cloned().unwrap_or_else(|| address.to_string());
         let mut text =
-            format!("serving {name} {version} at {scheme}://{shown}/v2/ (read-only; stop with Ctrl-C)\n");
+            format!("serving {} at {scheme}://{shown}/v2/ (read-only; stop with Ctrl-C)\n", names.join(", "));
         if let Some(Issued { ca, fingerprint, new_authority, .. }) = &issued {
             let made = if *new_authority { "made just now" } else { "as before" };
             let _ = writeln!(text, "certificate authority, {made}: {}, SHA-256 {fingerprint}", ca.display());

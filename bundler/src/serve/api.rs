@@ -1,4 +1,4 @@
-//! The pull side of the OCI distribution spec 1.1 over a verified bundle: requests in, responses out.
+//! The pull side of the OCI distribution spec 1.1 over verified bundles: requests in, responses out.
 //!
 //! Threat model: requests come from anybody on the network. They can only name things; names are looked up in tables,
 //! never in a file system, and nothing is written.
@@ -18,9 +18,9 @@ use crate::verify::VerifiedBundle;
 /// Most names or tags in one answer.
 const PAGE: usize = 1000;
 
-/// Answers requests out of one bundle.
+/// Answers requests out of bundles.
 pub struct Api {
-    bundle: Arc<VerifiedBundle>,
+    bundles: Vec<Arc<VerifiedBundle>>,
     /// Tags of each repository, by its name at a site.
     repositories: BTreeMap<String, BTreeMap<String, Digest>>,
     /// Media types of all manifests.
@@ -47,6 +47,8 @@ pub enum Body {
     Full(Bytes),
     /// A part of a blob.
     Blob {
+        /// What has it.
+        bundle: Arc<VerifiedBundle>,
         /// The blob.
         digest: Digest,
         /// First byte.
@@ -60,35 +62,47 @@ pub enum Body {
 struct Refusal(StatusCode, &'static str, String);
 
 impl Api {
-    /// Makes the tables.
+    /// Makes the tables. Where bundles have the same tag, the one named last counts.
     ///
     /// # Errors
-    /// When a manifest of the bundle can't be read.
-    pub fn new(bundle: Arc<VerifiedBundle>) -> crate::Result<Self> {
-        let mut repositories: BTreeMap<String, BTreeMap<String, Digest>> = BTreeMap::new();
-        let mut manifests = HashMap::new();
-        let mut short: HashMap<String, Vec<String>> = HashMap::new();
+    /// When a manifest of a bundle can't be read.
+    pub fn new(bundles: Vec<Arc<VerifiedBundle>>) -> crate::Result<Self> {
+        let mut api =
+            Self { bundles, repositories: BTreeMap::new(), manifests: HashMap::new(), short: HashMap::new() };
+        for bundle in api.bundles.clone() {
+            api.add(&bundle)?;
+        }
+        Ok(api)
+    }
+
+    fn add(&mut self, bundle: &VerifiedBundle) -> crate::Result<()> {
         for (image, tag) in bundle.manifest().tagged_images() {
             let name = source_path(&image.reference);
-            let names = short.entry(image.reference.repository().into()).or_default();
+            let names = self.short.entry(image.reference.repository().into()).or_default();
             if !names.contains(&name) {
                 names.push(name.clone());
             }
-            let tags = repositories.entry(name).or_default();
+            let tags = self.repositories.entry(name).or_default();
             tags.extend(tag.map(|tag| (tag.into(), image.digest)));
-            manifests.insert(image.digest, image.media_type.clone());
+            self.manifests.insert(image.digest, image.media_type.clone());
             if let Parsed::Index(index) = bundle.parse(&image.digest, &image.media_type)? {
-                manifests.extend(index.manifests.into_iter().map(|child| (child.digest, child.media_type)));
+                let children = index.manifests.into_iter().map(|child| (child.digest, child.media_type));
+                self.manifests.extend(children);
             }
-            manifests.extend(image.upstream.map(|upstream| (upstream, image::OCI_INDEX.into())));
+            self.manifests.extend(image.upstream.map(|upstream| (upstream, image::OCI_INDEX.into())));
         }
         let charts = bundle.manifest().charts.iter().map(|c| (&c.repository, &c.tag, c.digest));
         let files = bundle.manifest().files.iter().map(|f| (&f.repository, &f.tag, f.manifest));
         for (repository, tag, digest) in charts.chain(files) {
-            repositories.entry(repository.clone()).or_default().insert(tag.clone(), digest);
-            manifests.insert(digest, OCI_MANIFEST.into());
+            self.repositories.entry(repository.clone()).or_default().insert(tag.clone(), digest);
+            self.manifests.insert(digest, OCI_MANIFEST.into());
         }
-        Ok(Self { bundle, repositories, manifests, short })
+        Ok(())
+    }
+
+    /// A bundle that has this content.
+    fn holder(&self, digest: &Digest) -> Option<&Arc<VerifiedBundle>> {
+        self.bundles.iter().find(|bundle| bundle.size(digest).is_some())
     }
 
     /// Answers a request.
@@ -168,7 +182,8 @@ impl Api {
 
     fn manifest(&self, digest: &Digest, unknown: impl Fn() -> Refusal) -> Result<Response<Body>, Refusal> {
         let media_type = self.manifests.get(digest).ok_or_else(&unknown)?;
-        let bytes = self.bundle.small(digest).map_err(|e| {
+        let bundle = self.holder(digest).ok_or_else(unknown)?;
+        let bytes = bundle.small(digest).map_err(|e| {
             tracing::error!("{e}");
             Refusal(StatusCode::INTERNAL_SERVER_ERROR, "MANIFEST_INVALID", e.to_string())
         })?;
@@ -181,7 +196,8 @@ impl Api {
         let invalid =
             |e: crate::digest::DigestError| Refusal(StatusCode::BAD_REQUEST, "DIGEST_INVALID", e.to_string());
         let digest: Digest = digest.parse().map_err(invalid)?;
-        let size = self.bundle.size(&digest).ok_or_else(|| {
+        let held = self.holder(&digest).and_then(|bundle| Some((bundle, bundle.size(&digest)?)));
+        let (bundle, size) = held.ok_or_else(|| {
             Refusal(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", format!("the bundle has no blob {digest}"))
         })?;
         let asked = headers.get(header::RANGE).and_then(|v| v.to_str().ok()).and_then(|v| range(v, size));
@@ -194,7 +210,7 @@ impl Api {
                 return Ok(response);
             }
         };
-        let mut response = Response::new(Body::Blob { digest, start, length });
+        let mut response = Response::new(Body::Blob { bundle: Arc::clone(bundle), digest, start, length });
         *response.status_mut() = status;
         set(&mut response, header::CONTENT_TYPE, "application/octet-stream");
         set(&mut response, header::CONTENT_LENGTH, &length.to_string());

@@ -333,6 +333,8 @@ fn a_damaged_layer_gets_no_tag_and_no_client_takes_it_for_whole() {
     };
     flip_all();
     world.run(&["verify", "app.tar", "--key", "airlock.pub"]).exits(2).says("not what its digest says");
+    let quick = world.run(&["verify", "app.tar", "--key", "airlock.pub", "--quick"]).exits(0);
+    assert!(quick.stdout.contains("layers and files NOT checked (--quick)"), "{}", quick.stdout);
 
     let registry = Registry::start();
     let run = world.run(&["push", "app.tar", &registry.host(), "--key", "airlock.pub"]);

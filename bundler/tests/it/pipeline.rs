@@ -1,12 +1,14 @@
 //! `lock` and `build` as a release engineer runs them, without a network.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
 
 use bundler::chart::Chart;
 use bundler::digest::Digest;
 use bundler::lock::Lock;
 use bundler::spec::Spec;
 
+use crate::parts::{Running, free_port, succeed, wait_for};
 use crate::world::World;
 
 #[test]
@@ -174,4 +176,45 @@ fn a_bundle_of_version_1_is_still_taken() {
     assert_eq!(names("images", "ref"), ["docker.io/library/multi:1", "quay.io/a/web:1.0"]);
     assert_eq!(names("charts", "name"), ["shop"]);
     assert_eq!(names("files", "name"), ["notes.txt"]);
+}
+
+#[test]
+fn several_bundles_are_one_registry_and_the_last_ones_tags_count() {
+    let world = World::with_bundle();
+    world.image("redis", &["linux/amd64"], b"redis, newer");
+    world.image("more", &["linux/amd64"], b"more");
+    world.spec(
+        "[[image]]\nref = \"redis:8\"\nfrom = \"oci:redis\"\n[[image]]\nref = \"quay.io/a/more:1.0\"\nfrom = \"oci:more\"\n",
+    );
+    world.run(&["lock"]).exits(0);
+    world.build("newer.tar");
+    let port = free_port();
+    let served = format!("127.0.0.1:{port}");
+    for (bundles, [web, redis, more]) in [
+        (["app.tar", "newer.tar"], ["app.tar", "newer.tar", "newer.tar"]),
+        (["newer.tar", "app.tar"], ["app.tar", "app.tar", "newer.tar"]),
+    ] {
+        let args = ["--key", "airlock.pub", "--listen", &served];
+        let mut serve = world.command(&[&["serve"], &bundles[..], &args].concat());
+        let _server = Running(serve.stdout(Stdio::null()).spawn().expect("airlock"));
+        wait_for(port);
+        let get =
+            |path: &str| succeed(Command::new("curl").args(["-sf", &format!("http://{served}/v2/{path}")]));
+        for (name, tag, bundle) in [
+            ("quay.io/a/web", "1.0", web),
+            ("docker.io/library/redis", "8", redis),
+            ("quay.io/a/more", "1.0", more),
+        ] {
+            let manifest: serde_json::Value =
+                serde_json::from_str(&get(&format!("{name}/manifests/{tag}"))).expect("a manifest");
+            let inspected = world.run(&["inspect", bundle, "--json"]).exits(0).json();
+            let images = inspected["manifest"]["images"].as_array().expect("images");
+            let pinned = images.iter().find(|image| image["ref"] == format!("{name}:{tag}")).expect(name);
+            let digest = Digest::of(get(&format!("{name}/manifests/{tag}")).as_bytes());
+            assert_eq!(pinned["digest"], digest.to_string(), "{name}");
+            let config =
+                get(&format!("{name}/blobs/{}", manifest["config"]["digest"].as_str().expect("a digest")));
+            assert!(config.contains("amd64"), "{config}");
+        }
+    }
 }

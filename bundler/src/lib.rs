@@ -28,6 +28,7 @@ pub mod audit;
 
 // What stages share.
 pub mod archive;
+mod buffers;
 pub mod bundle;
 pub mod cache;
 pub mod chart;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 use crate::archive::Placed;
+use crate::buffers::Buffers;
 use crate::bundle::Bundle;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
@@ -38,6 +39,8 @@ pub struct VerifiedBundle {
     bundle: Bundle,
     blobs: HashMap<Digest, Blob>,
     signer: Option<String>,
+    /// For chunks on their way out.
+    buffers: Buffers,
 }
 
 #[derive(Debug)]
@@ -72,7 +75,7 @@ impl Bundle {
                 Blob { placed: placed.clone(), checked: AtomicBool::new(false), checking: Mutex::default() };
             blobs.insert(listed.sha256.0, blob);
         }
-        let verified = VerifiedBundle { bundle: self, blobs, signer };
+        let verified = VerifiedBundle { bundle: self, blobs, signer, buffers: Buffers::of(CHUNK as usize) };
         verified.check_small()?;
         Ok(verified)
     }
@@ -338,8 +341,9 @@ impl Read {
         if self.at >= self.end.min(size) {
             return Ok(None);
         }
-        let mut chunk = vec![0; CHUNK.min(self.end.min(size) - self.at) as usize];
-        self.bundle.bundle.read_at(&mut chunk, blob.placed.content_at + self.at)?;
+        let (length, at) = (CHUNK.min(self.end.min(size) - self.at), blob.placed.content_at + self.at);
+        let fill = |chunk: &mut [u8]| self.bundle.bundle.read_at(chunk, at);
+        let chunk = self.bundle.buffers.filled(length as usize, fill)?;
         self.at += chunk.len() as u64;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&chunk);
@@ -350,7 +354,7 @@ impl Read {
                 blob.checked.store(true, Ordering::Relaxed);
             }
         }
-        Ok(Some(chunk.into()))
+        Ok(Some(chunk))
     }
 }
 

@@ -38,6 +38,8 @@ const BUILD_ORAS: &str = "for image in $IMAGES; do
 done
 tar -cf oras.tar oras";
 const BUILD_FLOOR: &str = "cp bundle.tar copy.tar; openssl dgst -sha256 copy.tar";
+/// As a build ends: what it wrote is on the disk, and not only in memory.
+const BUILD_SYNCED: &str = "cp bundle.tar copy.tar; sync copy.tar; openssl dgst -sha256 copy.tar";
 const VERIFY: &str = "airlock verify bundle.tar --key airlock.pub";
 const VERIFY_FLOOR: &str = "openssl dgst -sha256 bundle.tar";
 const PULL: &str = "seq 0 7 | xargs -P 8 -I {} sh -c 'sed s,^,http://$FROM/v2/, pull.{} |
@@ -186,6 +188,8 @@ impl<'a> Bench<'a> {
         self.remove(&["oras", "oras.tar"]);
         self.build()?;
         self.job("build, floor", BUILD_FLOOR, &[])?;
+        self.remove(&["copy.tar"]);
+        self.job("build, synced", BUILD_SYNCED, &[])?;
         self.remove(&["copy.tar"]);
         self.job("verify", VERIFY, &[])?;
         self.job("verify, floor", VERIFY_FLOOR, &[])?;

@@ -1,7 +1,9 @@
-//! `cargo xtask bench service`: the service beside what it replaces, on the same Redis, in one run. `bench rewrite` is in
-//! [`rewrite`].
+//! `cargo xtask bench service`: the service beside what it replaces, on the same Redis, in one run. The other
+//! ones are in [`rewrite`] and [`transfer`].
 
+mod measure;
 pub mod rewrite;
+pub mod transfer;
 
 use std::fs;
 use std::path::PathBuf;

@@ -34,6 +34,9 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                                compose file with them; with --arm64 the service's also for arm64
   bench service                the service beside Flask, gunicorn and redis-benchmark, as a table
   bench rewrite                CPU time and memory of `airlock rewrite` on 10 and 60 MB of manifests
+  bench transfer [--rounds N] [--megabytes N]
+                               build, verify, serve and push of 20 images and 3 GB beside skopeo, oras, a registry, openssl and
+                               cp, as a table; --megabytes for fewer layers
   survey [--charts FILE]       public charts through helm, discover and rewrite, as a table in docs/charts.md; with
                                --charts those of another list, and the table only shown
   chart-docs                   write the tables of values into the chart's README
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         ["images", "--arm64"] => containerfile::run(true),
         ["bench", "service"] => bench::service(),
         ["bench", "rewrite"] => bench::rewrite::run(),
+        ["bench", "transfer", options @ ..] => bench::transfer::run(options),
         ["survey"] => survey::run(None),
         ["survey", "--charts", list] => survey::run(Some(list)),
         ["chart-docs"] => charts::docs(),

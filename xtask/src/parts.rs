@@ -115,6 +115,9 @@ impl Running {
                 None => with_parent.env_remove(name),
             };
         }
+        if let Some(dir) = command.get_current_dir() {
+            with_parent.current_dir(dir);
+        }
         let child = with_parent.stdin(Stdio::null()).stdout(file).stderr(again).spawn();
         let child = child.map_err(|e| format!("{}: could not be started: {e}", shown(command)))?;
         Ok(Self { child, log: log.into() })
@@ -152,7 +155,7 @@ impl Running {
 
     /// # Errors
     /// When it has ended, with what it said last.
-    fn still_runs(&mut self) -> Outcome {
+    pub fn still_runs(&mut self) -> Outcome {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
             Ok(Some(status)) => Err(format!("a part ended too early ({status}):\n{}", self.log_tail())),
@@ -185,7 +188,7 @@ impl Drop for Running {
 
 /// CNCF distribution's registry, on loopback and without a login.
 pub struct Registry {
-    _process: Running,
+    process: Running,
     /// `127.0.0.1:PORT`.
     pub host: String,
 }
@@ -200,7 +203,7 @@ impl Registry {
         let host = format!("127.0.0.1:{}", place.free_port()?);
         let config = dir.join("config.yml");
         let content = format!(
-            "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\n\
+            "version: 0.1\nlog: {{level: warn}}\n\
              storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{host}\"}}\n",
             dir.join("data").display()
         );
@@ -208,7 +211,22 @@ impl Registry {
         let serve = place.command("docker-registry", &["serve", text(&config)?]);
         let mut process = Running::start(&serve, &dir.join("log"))?;
         place.wait_for(&format!("http://{host}/v2/"), &mut process)?;
-        Ok(Self { _process: process, host })
+        Ok(Self { process, host })
+    }
+
+    /// Its process ID.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// How many requests it has answered, as its log has them.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub fn requests(&self) -> Result<usize, Failure> {
+        let log = &self.process.log;
+        let told = fs::read_to_string(log).map_err(|e| format!("reading {}: {e}", log.display()))?;
+        Ok(told.lines().filter(|line| line.contains(" HTTP/1.1\" ")).count())
     }
 }
 

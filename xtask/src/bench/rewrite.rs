@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::measure::{Used, measure};
 use super::median;
 use crate::images;
 use crate::parts::Scratch;
-use crate::sh::{command, output, text};
+use crate::sh::{command, text};
 use crate::{Failure, Outcome, tools};
 
 /// Sizes of the manifests. airlock reads no more than 64 MiB.
@@ -23,13 +24,6 @@ const ROUNDS: usize = 9;
 const BARS: (f64, f64) = (0.1, 1.2);
 /// Charts rendered by helm, beside the repository.
 const CORPUS: &str = "../shared/corpus";
-/// Says of a process what only its parent is told: exit status, user and system time, largest resident set.
-const MEASURE: &str = "import os, sys
-i, o = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-dup = os.POSIX_SPAWN_DUP2
-pid = os.posix_spawn(sys.argv[3], sys.argv[3:], os.environ, file_actions=[(dup, i, 0), (dup, o, 1)])
-_, status, used = os.wait4(pid, 0)
-print(status, used.ru_utime + used.ru_stime, used.ru_maxrss)";
 
 /// Measures, and prints the table.
 ///
@@ -54,10 +48,10 @@ pub fn run() -> Outcome {
         let (input, out) = (scratch.path("in.yaml"), scratch.path("out.yaml"));
         write(&input, &manifests.repeat(times))?;
         let size = (manifests.len() * times) as f64 / 1e6;
-        let rounds = (0..ROUNDS).map(|_| measure(&binary, &scratch.path("images.lock"), &input, &out));
+        let rounds = (0..ROUNDS).map(|_| rewrite(&binary, &scratch.path("images.lock"), &input, &out));
         let rounds: Vec<_> = rounds.collect::<Result<_, _>>()?;
-        let seconds = median(rounds.iter().map(|(seconds, _)| *seconds).collect());
-        let memory = median(rounds.iter().map(|(_, memory)| *memory).collect());
+        let seconds = median(rounds.iter().map(|used| used.cpu).collect());
+        let memory = median(rounds.iter().map(|used| used.memory).collect());
         figures.push((size, seconds, memory));
     }
     println!(
@@ -76,17 +70,10 @@ pub fn run() -> Outcome {
     Ok(())
 }
 
-/// One run: CPU time in seconds, and peak memory in KiB.
-fn measure(binary: &Path, lock: &Path, input: &Path, out: &Path) -> Result<(f64, f64), Failure> {
-    let airlock =
-        [text(binary)?, "rewrite", "--registry", "site.example:5000/mirror", "--lock-file", text(lock)?];
-    let args = [&["-c", MEASURE, text(input)?, text(out)?][..], &airlock].concat();
-    let told = output(&mut command("python3", &args))?;
-    let figures: Vec<f64> = told.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    match figures[..] {
-        [0.0, seconds, memory] => Ok((seconds, memory)),
-        _ => Err(format!("airlock rewrite failed: {told}")),
-    }
+/// One run of `airlock rewrite`.
+fn rewrite(binary: &Path, lock: &Path, input: &Path, out: &Path) -> Result<Used, Failure> {
+    let args = ["rewrite", "--registry", "site.example:5000/mirror", "--lock-file", text(lock)?];
+    measure(&command(text(binary)?, &args), input, out)
 }
 
 /// All manifests of the corpus, and the references in them, filled up to [`REFERENCES`].

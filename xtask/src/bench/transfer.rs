@@ -1,0 +1,331 @@
+//! `cargo xtask bench transfer`: build, verify, serve and push of some gigabytes, each beside what does the same without
+//! airlock, in turn.
+
+mod data;
+mod table;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use data::{Data, UPSTREAM};
+
+use super::measure::{Used, measure, written};
+use super::memory;
+use crate::parts::{self, Place, Registry, Running, Scratch};
+use crate::sh::{command, run as quietly, text};
+use crate::tools::{self, Tools};
+use crate::{Failure, Outcome, images};
+
+/// Each job is measured so often, unless told otherwise; the medians count.
+const ROUNDS: usize = 5;
+/// How much of a job's bytes is on disk when it is killed, to be resumed.
+const KILLED_AT: f64 = 0.9;
+/// Longest wait for that.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+const BUILD: &str = "airlock build --key airlock.key --output bundle.tar";
+const BUILD_SKOPEO: &str = "for image in $IMAGES; do
+    skopeo copy --quiet --all --src-tls-verify=false docker://$SOURCE/$image:1 oci:skopeo:$image
+done
+tar -cf skopeo.tar skopeo";
+const BUILD_ORAS: &str = "for image in $IMAGES; do
+    oras cp --recursive --no-tty --from-plain-http --to-oci-layout $SOURCE/$image:1 oras:$image
+done
+tar -cf oras.tar oras";
+const BUILD_FLOOR: &str = "cp bundle.tar copy.tar; openssl dgst -sha256 copy.tar";
+/// As a build ends: what it wrote is on the disk, and not only in memory.
+const BUILD_SYNCED: &str = "cp bundle.tar copy.tar; sync copy.tar; openssl dgst -sha256 copy.tar";
+const VERIFY: &str = "airlock verify bundle.tar --key airlock.pub";
+const VERIFY_FLOOR: &str = "openssl dgst -sha256 bundle.tar";
+const PULL: &str = "seq 0 7 | xargs -P 8 -I {} sh -c 'sed s,^,http://$FROM/v2/, pull.{} |
+    xargs curl --silent --fail --noproxy \"*\" > /dev/null'";
+const PUSH: &str = "airlock push bundle.tar --key airlock.pub $SITE";
+const PUSH_SKOPEO: &str = "for image in $IMAGES; do
+    skopeo copy --quiet --all --dest-tls-verify=false oci:$LAYOUT:$image docker://$SITE/$image:1
+done";
+const PUSH_ORAS: &str = "for image in $IMAGES; do
+    oras cp --recursive --no-tty --from-oci-layout --to-plain-http $LAYOUT:$image $SITE/$image:1
+done";
+
+/// What was measured of each job, round by round.
+#[derive(Default)]
+struct Samples {
+    jobs: BTreeMap<&'static str, Vec<Used>>,
+    /// Requests an image of a push that has nothing to do.
+    requests: Vec<f64>,
+}
+
+/// Measures, and prints the table.
+///
+/// # Errors
+/// When a part can't be set up, a job fails, or a bar is missed.
+pub fn run(options: &[&str]) -> Outcome {
+    let (rounds, megabytes) = read(options)?;
+    let tools = Tools::ensure()?;
+    tools::packages(&[("python3", "python3"), ("xargs", "findutils"), ("skopeo", "skopeo")])?;
+    let airlock = images::release("bundler", "airlock")?;
+    let data = Data::ensure(&tools, megabytes)?;
+    let scratch = Scratch::create()?;
+    let source = data.registry()?;
+    let mut bench = Bench::set_up(&tools, &airlock, &data, &scratch, &source)?;
+    for round in 1..=rounds {
+        println!("round {round} of {rounds}");
+        bench.round()?;
+    }
+    let size =
+        fs::metadata(bench.path("bundle.tar")).map_err(|e| format!("measuring the bundle: {e}"))?.len();
+    let what = table::What { images: data.images.len(), bytes: data.bytes, bundle: size, rounds };
+    table::print(&bench.samples, &what)
+}
+
+/// Rounds and size out of the arguments.
+fn read(mut options: &[&str]) -> Result<(usize, Option<u64>), Failure> {
+    let (mut rounds, mut megabytes) = (ROUNDS, None);
+    while let [name, value, rest @ ..] = options {
+        let number: u64 = value.parse().map_err(|e| format!("{name} {value}: {e}"))?;
+        match *name {
+            "--rounds" if number > 0 => {
+                rounds = usize::try_from(number).map_err(|e| format!("{name} {value}: {e}"))?
+            }
+            "--megabytes" => megabytes = Some(number),
+            _ => break,
+        }
+        options = rest;
+    }
+    if options.is_empty() { Ok((rounds, megabytes)) } else { Err(crate::USAGE.into()) }
+}
+
+struct Bench<'a> {
+    airlock: &'a Path,
+    data: &'a Data,
+    /// Where the jobs run.
+    scratch: &'a Scratch,
+    env: Vec<(&'static str, String)>,
+    /// The largest blob's path below `/v2/`.
+    largest: String,
+    source: &'a Registry,
+    samples: Samples,
+}
+
+impl<'a> Bench<'a> {
+    /// Key, spec and lock, and what the jobs' environment says.
+    fn set_up(
+        tools: &Tools,
+        airlock: &'a Path,
+        data: &'a Data,
+        scratch: &'a Scratch,
+        source: &'a Registry,
+    ) -> Result<Self, Failure> {
+        let dir = airlock.parent().unwrap_or(airlock);
+        let place = |name: &str| scratch.path(name).display().to_string();
+        let env = vec![
+            ("PATH", format!("{}:{}", dir.display(), tools.path()?.to_string_lossy())),
+            ("HOME", place("home")),
+            ("XDG_CACHE_HOME", place("cache")),
+            ("AIRLOCK_PASSWORD", "a password for the bench's key only".into()),
+            ("AIRLOCK_MIRRORS", format!("{UPSTREAM}={}/{UPSTREAM}", source.host)),
+            ("IMAGES", data.images.join(" ")),
+            ("LAYOUT", text(&data.layout())?.into()),
+            ("SOURCE", format!("{}/{UPSTREAM}", source.host)),
+        ];
+        let paths = data.paths()?;
+        let largest = paths.first().ok_or("the images have no blobs")?.clone();
+        let bench = Self { airlock, data, scratch, env, largest, source, samples: Samples::default() };
+        let mut spec = "name = \"bench\"\nversion = \"1\"\nplatforms = [\"linux/amd64\"]\n".to_owned();
+        for image in &data.images {
+            spec += &format!("\n[[image]]\nref = \"{UPSTREAM}/{image}:1\"\n");
+        }
+        let pulls = lists(&paths).into_iter().enumerate().map(|(n, list)| (format!("pull.{n}"), list));
+        let files = [("bundle.toml".into(), spec), ("none".into(), String::new())];
+        for (name, content) in pulls.chain(files) {
+            fs::write(bench.path(&name), content).map_err(|e| format!("writing {name}: {e}"))?;
+        }
+        bench.used("airlock keys generate; airlock lock", &[])?;
+        Ok(bench)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path(name)
+    }
+
+    fn remove(&self, names: &[&str]) {
+        names.iter().for_each(|name| parts::remove(&self.path(name)));
+    }
+
+    fn command(&self, program: &str, args: &[&str], env: &[(&str, &str)]) -> Command {
+        let mut command = command(program, args);
+        command.current_dir(self.path("")).envs(self.env.iter().cloned()).envs(env.iter().copied());
+        command
+    }
+
+    /// Runs a script, with nothing left to be written to disk from before.
+    fn used(&self, script: &str, env: &[(&str, &str)]) -> Result<Used, Failure> {
+        quietly(&mut command("sync", &[]))?;
+        measure(&self.command("bash", &["-ec", script], env), &self.path("none"), &self.path("out"))
+    }
+
+    fn job(&mut self, name: &'static str, script: &str, env: &[(&str, &str)]) -> Outcome {
+        let used = self.used(script, env)?;
+        println!("    {name}: {:.2} s, {:.2} s of CPU time", used.seconds, used.cpu);
+        self.note(name, used);
+        Ok(())
+    }
+
+    fn note(&mut self, name: &'static str, used: Used) {
+        self.samples.jobs.entry(name).or_default().push(used);
+    }
+
+    fn round(&mut self) -> Outcome {
+        self.remove(&["bundle.tar"]);
+        self.job("build, skopeo", BUILD_SKOPEO, &[])?;
+        self.remove(&["skopeo", "skopeo.tar"]);
+        self.job("build, oras", BUILD_ORAS, &[])?;
+        self.remove(&["oras", "oras.tar"]);
+        self.build()?;
+        self.job("build, floor", BUILD_FLOOR, &[])?;
+        self.remove(&["copy.tar"]);
+        self.job("build, synced", BUILD_SYNCED, &[])?;
+        self.remove(&["copy.tar"]);
+        self.job("verify", VERIFY, &[])?;
+        self.job("verify, floor", VERIFY_FLOOR, &[])?;
+        self.serve()?;
+        self.push("push, skopeo", PUSH_SKOPEO)?;
+        self.push("push, oras", PUSH_ORAS)?;
+        self.push("push", PUSH)?;
+        self.resume_push()
+    }
+
+    /// Resumed first, so that what is left is the bundle of a whole build.
+    fn build(&mut self) -> Outcome {
+        self.remove(&["cache"]);
+        self.kill(BUILD, &[], None)?;
+        self.job("build, resumed", BUILD, &[])?;
+        self.remove(&["cache", "bundle.tar"]);
+        self.job("build", BUILD, &[])
+    }
+
+    /// Starts a job, and kills it when a process (itself, or another one) has written most of the images.
+    fn kill(&self, script: &str, env: &[(&str, &str)], writer: Option<u32>) -> Outcome {
+        quietly(&mut command("sync", &[]))?;
+        let script = format!("exec {script}");
+        let mut killed =
+            Running::start(&self.command("bash", &["-ec", &script], env), &self.path("killed.log"))?;
+        let writer = writer.unwrap_or(killed.id());
+        let (before, begin) = (written(writer)?, Instant::now());
+        while written(writer)? - before < self.data.bytes as f64 * KILLED_AT {
+            killed.still_runs()?;
+            if begin.elapsed() > PATIENCE {
+                return Err(format!("not in time: {script} has written {KILLED_AT} of its bytes"));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        quietly(&mut command("kill", &["-KILL", &killed.id().to_string()]))
+    }
+
+    fn serve(&mut self) -> Outcome {
+        let site = format!("127.0.0.1:{}", Place::Here.free_port()?);
+        let args = ["serve", "bundle.tar", "--key", "airlock.pub", "--listen", &site];
+        let serve = self.command(text(self.airlock)?, &args, &[]);
+        let begin = Instant::now();
+        let mut server = Running::start(&serve, &self.path("serve.log"))?;
+        while !first_byte(&site, &self.largest) {
+            server.still_runs()?;
+            if begin.elapsed() > PATIENCE {
+                return Err("not in time: airlock serve sends the first byte of a blob".into());
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        let seconds = begin.elapsed().as_secs_f64();
+        let source = self.source.host.clone();
+        self.job("pulls, first", PULL, &[("FROM", &site)])?;
+        self.job("pulls, registry", PULL, &[("FROM", &source)])?;
+        self.job("pulls, later", PULL, &[("FROM", &site)])?;
+        let memory = memory(server.id())? as f64;
+        self.note("serve", Used { seconds, memory, written: written(server.id())?, cpu: 0.0 });
+        Ok(())
+    }
+
+    /// An empty registry.
+    fn site(&self) -> Result<Registry, Failure> {
+        self.remove(&["site"]);
+        Registry::start(Place::Here, &self.path("site"))
+    }
+
+    /// Pushes into an empty registry; by airlock also again, when nothing has changed.
+    fn push(&mut self, name: &'static str, script: &str) -> Outcome {
+        let site = self.site()?;
+        let env = [("SITE", site.host.as_str())];
+        self.job(name, script, &env)?;
+        if script == PUSH {
+            let before = site.requests()?;
+            self.job("push, again", script, &env)?;
+            let requests = site.requests()?.saturating_sub(before);
+            self.samples.requests.push(requests as f64 / self.data.images.len() as f64);
+        }
+        Ok(())
+    }
+
+    fn resume_push(&mut self) -> Outcome {
+        let site = self.site()?;
+        let env = [("SITE", site.host.as_str())];
+        self.kill(PUSH, &env, Some(site.id()))?;
+        self.job("push, resumed", PUSH, &env)?;
+        drop(site);
+        self.remove(&["site"]);
+        Ok(())
+    }
+}
+
+/// A list for each of 8 pulls, of about the same size, if these come in the order of theirs.
+fn lists(paths: &[String]) -> [String; 8] {
+    let mut lists = [const { String::new() }; 8];
+    for (n, path) in paths.iter().enumerate() {
+        let turn = if n / 8 % 2 == 0 { n % 8 } else { 7 - n % 8 };
+        lists[turn] += &format!("{path}\n");
+    }
+    lists
+}
+
+/// Whether a registry sends the first byte of a blob.
+fn first_byte(host: &str, path: &str) -> bool {
+    let Ok(mut stream) = TcpStream::connect(host) else { return false };
+    let mut answer = Vec::new();
+    let mut piece = [0; 4096];
+    if write!(stream, "GET /v2/{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").is_err() {
+        return false;
+    }
+    while let Ok(length @ 1..) = stream.read(&mut piece) {
+        answer.extend_from_slice(&piece[..length]);
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+        if end.is_some_and(|end| answer.len() > end + 4) {
+            return answer.starts_with(b"HTTP/1.1 200");
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_share_a_list_with_the_smallest() {
+        let paths: Vec<String> = (0..17).map(|n| n.to_string()).collect();
+        let [first, .., last] = lists(&paths);
+        assert_eq!((first.as_str(), last.as_str()), ("0\n15\n16\n", "7\n8\n"));
+    }
+
+    #[test]
+    fn options_are_read_in_any_order() {
+        assert_eq!(read(&[]), Ok((ROUNDS, None)));
+        assert_eq!(read(&["--megabytes", "300", "--rounds", "2"]), Ok((2, Some(300))));
+        for wrong in [&["--rounds"][..], &["--rounds", "0"], &["--rounds", "x"], &["--more", "1"]] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use bundler::bundle::Bundle;
-use bundler::verify::Trust;
 use bundler::{Result, sign};
 
 use super::printer::human;
@@ -27,8 +26,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let manifest = bundle.manifest().clone();
     let mut verified = None;
     if !args.keys.is_empty() {
-        let trusted = args.keys.iter().map(|path| keys::read_public(path)).collect::<Result<_>>()?;
-        verified = bundle.verify(&Trust::Keys(trusted))?.signer().map(str::to_string);
+        verified = bundle.verify(&keys::trust(&args.keys)?)?.signer().map(str::to_string);
     }
     let value = serde_json::json!({
         "bundle": args.bundle.to_string_lossy(), "size": size, "signed_by": verified, "claims_key": claims, "manifest": manifest,

@@ -51,11 +51,16 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
 }
 
 /// Trust in whoever has one of these keys.
-pub fn trust(keys: &[PathBuf]) -> Result<Trust> {
-    keys.iter().map(|path| read_public(path)).collect::<Result<_>>().map(Trust::Keys)
+pub fn trust(paths: &[PathBuf]) -> Result<Trust> {
+    public(paths).map(Trust::Keys)
 }
 
-pub fn read_public(path: &Path) -> Result<PublicKey> {
+/// Public keys out of files.
+pub fn public(paths: &[PathBuf]) -> Result<Vec<PublicKey>> {
+    paths.iter().map(|path| read_public(path)).collect()
+}
+
+fn read_public(path: &Path) -> Result<PublicKey> {
     let reading = || format!("reading public key {}", path.display());
     let file = file::read(path, file::TEXT_CAP).map_err(|e| Error::input(reading(), e))?;
     PublicKey::from_pem(&String::from_utf8_lossy(&file)).map_err(|e| e.within(reading()))

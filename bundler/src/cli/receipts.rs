@@ -27,7 +27,7 @@ pub struct Args {
 }
 
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
-    let keys = args.keys.iter().map(|path| keys::read_public(path)).collect::<Result<Vec<_>>>()?;
+    let keys = keys::public(&args.keys)?;
     if let Some(path) = &args.file {
         let checked = Signed::read(path)?.check(&keys).map_err(|e| e.within(path.display()))?;
         return printer.result(&checked, || text(&checked));

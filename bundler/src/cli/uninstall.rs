@@ -99,8 +99,7 @@ fn releases(args: &Args) -> Result<Vec<(String, Option<String>)>> {
         return Ok(vec![(release.clone(), args.namespace.clone())]);
     }
     let Some(path) = &args.all else { return Ok(vec![]) };
-    let keys = args.keys.iter().map(|path| keys::read_public(path)).collect::<Result<_>>()?;
-    let bundle = bundler::bundle::Bundle::open(path)?.verify(&bundler::verify::Trust::Keys(keys))?;
+    let bundle = bundler::bundle::Bundle::open(path)?.verify(&keys::trust(&args.keys)?)?;
     let charts = bundle.manifest().charts.iter().rev();
     Ok(charts.map(|c| (c.release.clone(), args.namespace.clone().or_else(|| c.namespace.clone()))).collect())
 }

@@ -205,12 +205,12 @@ fn several_bundles_are_one_registry_and_the_last_ones_tags_count() {
             ("docker.io/library/redis", "8", redis),
             ("quay.io/a/more", "1.0", more),
         ] {
-            let manifest: serde_json::Value =
-                serde_json::from_str(&get(&format!("{name}/manifests/{tag}"))).expect("a manifest");
+            let text = get(&format!("{name}/manifests/{tag}"));
+            let manifest: serde_json::Value = serde_json::from_str(&text).expect("a manifest");
             let inspected = world.run(&["inspect", bundle, "--json"]).exits(0).json();
             let images = inspected["manifest"]["images"].as_array().expect("images");
             let pinned = images.iter().find(|image| image["ref"] == format!("{name}:{tag}")).expect(name);
-            let digest = Digest::of(get(&format!("{name}/manifests/{tag}")).as_bytes());
+            let digest = Digest::of(text.as_bytes());
             assert_eq!(pinned["digest"], digest.to_string(), "{name}");
             let config =
                 get(&format!("{name}/blobs/{}", manifest["config"]["digest"].as_str().expect("a digest")));

@@ -110,6 +110,12 @@ impl ContentCache {
         Ok(())
     }
 
+    /// Where unfinished uploads are written down.
+    #[must_use]
+    pub fn uploads(&self) -> PathBuf {
+        self.root.join("uploads")
+    }
+
     fn blobs(&self) -> PathBuf {
         self.root.join("blobs/sha256")
     }
@@ -120,7 +126,7 @@ impl ContentCache {
 
     fn temporary(&self, directory: &Path) -> Result<tempfile::NamedTempFile> {
         std::fs::create_dir_all(directory).map_err(|e| self.error(e))?;
-        remove_abandoned(directory);
+        remove_older(directory, UNFINISHED, ABANDONED);
         tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory).map_err(|e| self.error(e))
     }
 
@@ -135,12 +141,12 @@ impl ContentCache {
     }
 }
 
-/// Makes room; what can't be removed does no harm.
-fn remove_abandoned(directory: &Path) {
+/// Removes files that are older, by their name's beginning; what can't be removed does no harm.
+pub(crate) fn remove_older(directory: &Path, prefix: &str, than: Duration) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
-        let unfinished = entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes());
-        if unfinished && age().is_some_and(|age| age > ABANDONED) {
+        let is_one = entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes());
+        if is_one && age().is_some_and(|age| age > than) {
             let _ = std::fs::remove_file(entry.path());
         }
     }

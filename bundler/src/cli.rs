@@ -24,6 +24,7 @@ mod verify;
 
 use std::path::{Path, PathBuf};
 
+use bundler::cache::ContentCache;
 use bundler::cluster::Cluster;
 use bundler::reference::Mapping;
 use bundler::registry::{Client, Options};
@@ -139,6 +140,7 @@ impl Network {
             ca_files: self.ca_file.clone(),
             plain_http: self.plain_http.clone(),
             mirrors: self.mirrors.iter().map(mirror).collect::<Result<_>>()?,
+            uploads: Some(ContentCache::of_user().uploads()),
         })
     }
 }

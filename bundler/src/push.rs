@@ -1,11 +1,11 @@
 //! A verified bundle into any OCI registry: first ask, then send; each blob once; a tag only when all below it is there.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::TryStreamExt;
-use tokio::sync::{Mutex, Semaphore};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -15,10 +15,12 @@ use crate::reference::{Mapping, source_path};
 use crate::registry::{Client, Repository};
 use crate::verify::VerifiedBundle;
 
-/// Images, charts and files that are pushed at a time.
-const PARALLEL_ITEMS: usize = 4;
+/// Images, charts and files that are asked for at a time.
+const PARALLEL_QUESTIONS: usize = 8;
 /// Blobs that are sent at a time.
 const PARALLEL_BLOBS: usize = 6;
+/// Blobs below this size, in bytes, go first: they take no time, and an image is complete with its last large layer.
+const SMALL: u64 = 1 << 20;
 
 /// What was done.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize)]
@@ -42,6 +44,13 @@ struct Item<'a> {
     media_type: &'a str,
 }
 
+impl Item<'_> {
+    /// The name of its manifest in the repository.
+    fn target(&self) -> String {
+        self.tag.map_or_else(|| self.digest.to_string(), Into::into)
+    }
+}
+
 /// Pushes everything to where `mapping` says.
 ///
 /// # Errors
@@ -54,26 +63,27 @@ pub async fn push(
     progress: &Arc<dyn Progress>,
 ) -> Result<Pushed> {
     let items = items(bundle, mapping)?;
-    progress.begin("pushing", bundle.manifest().entries.iter().map(|e| e.size).sum());
+    let count = items.len() as u64;
     let push = Push {
         bundle,
         client,
         registry: mapping.registry(),
         progress: Arc::clone(progress),
-        blobs: Mutex::default(),
-        sending: Semaphore::new(PARALLEL_BLOBS),
-        unchanged: AtomicU64::default(),
+        sent: Arc::default(),
         blobs_sent: AtomicU64::default(),
-        bytes_sent: AtomicU64::default(),
     };
-    let jobs = futures_util::stream::iter(items.iter().map(Ok));
-    jobs.try_for_each_concurrent(PARALLEL_ITEMS, |item| push.item(item)).await?;
+    let missing = push.ask(items).await?;
+    let blobs = blobs(bundle, &missing);
+    progress.begin("pushing", blobs.iter().map(|blob| blob.size).sum());
+    futures_util::stream::iter(blobs.iter().map(Ok))
+        .try_for_each_concurrent(PARALLEL_BLOBS, |blob| push.blob(blob, &missing))
+        .await?;
     progress.end();
     Ok(Pushed {
-        items: items.len() as u64,
-        unchanged: push.unchanged.into_inner(),
+        items: count,
+        unchanged: count - missing.len() as u64,
         blobs_sent: push.blobs_sent.into_inner(),
-        bytes_sent: push.bytes_sent.into_inner(),
+        bytes_sent: push.sent.load(Ordering::Relaxed),
     })
 }
 
@@ -116,81 +126,183 @@ fn collision(name: &str, other: &str, repository: &str) -> Error {
     Error::input(format!("mapping {name} to the registry"), why).hint("leave out --strip-host")
 }
 
+/// An item that the registry has not.
+struct Missing<'a> {
+    item: Item<'a>,
+    /// Manifests below an index, with their media types.
+    children: Vec<(Digest, String)>,
+    /// Configs and layers.
+    blobs: BTreeSet<Digest>,
+    /// How many of its blobs are not there yet.
+    waiting: AtomicUsize,
+}
+
+/// A blob, and who needs it.
+struct Blob {
+    digest: Digest,
+    /// In bytes.
+    size: u64,
+    /// Places in the list of what is missing.
+    needed_by: Vec<usize>,
+}
+
+/// Each blob once, in the order in which they are sent: large ones first, so that none of them is the last, alone.
+fn blobs(bundle: &VerifiedBundle, missing: &[Missing<'_>]) -> Vec<Blob> {
+    let mut needed: BTreeMap<Digest, Vec<usize>> = BTreeMap::new();
+    for (place, item) in missing.iter().enumerate() {
+        for digest in &item.blobs {
+            needed.entry(*digest).or_default().push(place);
+        }
+    }
+    let size = |digest: &Digest| bundle.size(digest).unwrap_or_default();
+    let blobs = needed.into_iter().map(|(digest, needed_by)| Blob { digest, size: size(&digest), needed_by });
+    let mut blobs: Vec<_> = blobs.collect();
+    blobs.sort_by_key(|blob| (blob.size >= SMALL, Reverse(blob.size)));
+    blobs
+}
+
 /// A run of `push`.
 struct Push<'a> {
     bundle: &'a Arc<VerifiedBundle>,
     client: &'a Client,
     registry: &'a str,
     progress: Arc<dyn Progress>,
-    /// For each blob the repositories that have it; locked while it is sent, so that it is sent once.
-    blobs: Mutex<HashMap<Digest, Arc<Mutex<Option<String>>>>>,
-    sending: Semaphore,
-    unchanged: AtomicU64,
+    /// Bytes of blobs.
+    sent: Arc<AtomicU64>,
     blobs_sent: AtomicU64,
-    bytes_sent: AtomicU64,
 }
 
 impl Push<'_> {
-    async fn item(&self, item: &Item<'_>) -> Result<()> {
-        let target = item.tag.map_or_else(|| item.digest.to_string(), Into::into);
-        let repository = self.client.repository(self.registry, &item.repository);
-        if repository.head_manifest(&target).await? == Some(item.digest) {
-            self.unchanged.fetch_add(1, Ordering::Relaxed);
-            return Ok(());
-        }
+    fn repository(&self, item: &Item<'_>) -> Repository {
+        self.client.repository(self.registry, &item.repository)
+    }
+
+    /// What the registry has not, or has otherwise.
+    async fn ask<'a>(&self, items: Vec<Item<'a>>) -> Result<Vec<Missing<'a>>> {
+        let asked = futures_util::stream::iter(items).map(|item| async {
+            let there = self.repository(&item).head_manifest(&item.target()).await?;
+            if there == Some(item.digest) { Ok(None) } else { self.missing(item).map(Some) }
+        });
+        asked.buffered(PARALLEL_QUESTIONS).try_filter_map(|missing| async { Ok(missing) }).try_collect().await
+    }
+
+    fn missing<'a>(&self, item: Item<'a>) -> Result<Missing<'a>> {
+        let (mut children, mut blobs) = (Vec::new(), BTreeSet::new());
+        let mut add = |manifest: &ImageManifest| {
+            blobs.extend(manifest.layers.iter().chain([&manifest.config]).map(|part| part.digest));
+        };
         match self.bundle.parse(&item.digest, item.media_type)? {
-            Parsed::Manifest(manifest) => self.parts(&repository, item, &manifest).await?,
+            Parsed::Manifest(manifest) => add(&manifest),
             Parsed::Index(index) => {
-                for child in &index.manifests {
+                for child in index.manifests {
                     let Parsed::Manifest(manifest) = self.bundle.parse(&child.digest, &child.media_type)?
                     else {
                         let why = format!("{} is an index within an index", child.digest);
                         return Err(Error::input(format!("pushing {}", item.repository), why));
                     };
-                    self.parts(&repository, item, &manifest).await?;
-                    let bytes = self.bundle.small(&child.digest)?;
-                    repository.put_manifest(&child.digest.to_string(), &child.media_type, bytes).await?;
+                    add(&manifest);
+                    children.push((child.digest, child.media_type));
                 }
             }
         }
-        repository.put_manifest(&target, item.media_type, self.bundle.small(&item.digest)?).await
+        let waiting = AtomicUsize::new(blobs.len());
+        Ok(Missing { item, children, blobs, waiting })
     }
 
-    /// Sends a manifest's config and layers.
-    async fn parts(&self, repository: &Repository, item: &Item<'_>, manifest: &ImageManifest) -> Result<()> {
-        let parts = manifest.layers.iter().chain([&manifest.config]).map(|part| Ok(part.digest));
-        futures_util::stream::iter(parts)
-            .try_for_each_concurrent(PARALLEL_BLOBS, |digest| self.blob(repository, item, digest))
-            .await
-    }
-
-    async fn blob(&self, repository: &Repository, item: &Item<'_>, digest: Digest) -> Result<()> {
-        let slot = Arc::clone(self.blobs.lock().await.entry(digest).or_default());
-        let mut had_by = slot.lock().await;
-        if had_by.as_ref() == Some(&item.repository) {
-            return Ok(());
-        }
-        let _permit = self.sending.acquire().await;
-        let there = match had_by.as_ref() {
-            Some(other) => repository.mount(&digest, other).await?,
-            None => repository.has_blob(&digest).await?,
-        };
-        let size = self.bundle.size(&digest).unwrap_or_default();
-        if there {
-            if had_by.is_none() {
-                self.progress.advance(size);
+    /// Sends a blob to the first repository that needs it, has the others take it over from there, and completes what
+    /// has waited for nothing else.
+    async fn blob(&self, blob: &Blob, missing: &[Missing<'_>]) -> Result<()> {
+        let needing = || blob.needed_by.iter().map(|place| &missing[*place]);
+        let mut repositories: Vec<_> = needing().map(|missing| &missing.item.repository).collect();
+        repositories.sort_unstable();
+        repositories.dedup();
+        let (first, others) = repositories.split_first().map_or((None, &[][..]), |(f, o)| (Some(f), o));
+        if let Some(first) = first {
+            let repository = self.client.repository(self.registry, first);
+            if repository.has_blob(&blob.digest).await? {
+                self.progress.resume(blob.size);
+            } else {
+                self.send(&repository, blob, Some(Arc::clone(&self.progress))).await?;
             }
-        } else {
-            let progress = Arc::clone(&self.progress);
-            let body = self
-                .bundle
-                .stream(digest, 0, size)
-                .inspect_ok(move |chunk| progress.advance(chunk.len() as u64));
-            repository.upload(&digest, size, body).await?;
-            self.blobs_sent.fetch_add(1, Ordering::Relaxed);
-            self.bytes_sent.fetch_add(size, Ordering::Relaxed);
+            let take_over = |other: &&String| {
+                let repository = self.client.repository(self.registry, other);
+                async move {
+                    if !repository.mount(&blob.digest, first).await? {
+                        self.send(&repository, blob, None).await?;
+                    }
+                    Ok(())
+                }
+            };
+            futures_util::stream::iter(others)
+                .map(Ok)
+                .try_for_each_concurrent(PARALLEL_QUESTIONS, take_over)
+                .await?;
         }
-        *had_by = Some(item.repository.clone());
+        for missing in needing() {
+            if missing.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
+                self.complete(missing).await?;
+            }
+        }
         Ok(())
+    }
+
+    async fn send(
+        &self,
+        repository: &Repository,
+        blob: &Blob,
+        progress: Option<Arc<dyn Progress>>,
+    ) -> Result<()> {
+        let shown = Arc::new(Shown { progress, sent: Arc::clone(&self.sent), at: Mutex::default() });
+        let content = |from| {
+            shown.start(from);
+            let shown = Arc::clone(&shown);
+            let content = self.bundle.stream(blob.digest, from, blob.size - from);
+            content.inspect_ok(move |piece| shown.pass(piece.len() as u64)).boxed()
+        };
+        repository.upload(&blob.digest, blob.size, content).await?;
+        self.blobs_sent.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Puts the manifests of an item whose blobs are all there.
+    async fn complete(&self, missing: &Missing<'_>) -> Result<()> {
+        let Missing { item, children, .. } = missing;
+        let repository = self.repository(item);
+        for (digest, media_type) in children {
+            let bytes = self.bundle.small(digest)?;
+            repository.put_manifest(&digest.to_string(), media_type, bytes).await?;
+        }
+        repository.put_manifest(&item.target(), item.media_type, self.bundle.small(&item.digest)?).await
+    }
+}
+
+/// How far a blob is that may be sent in several tries: what is sent twice is shown once.
+struct Shown {
+    /// None if it is not shown.
+    progress: Option<Arc<dyn Progress>>,
+    /// Bytes that were sent, all in all.
+    sent: Arc<AtomicU64>,
+    /// Where this try is, and where the farthest was.
+    at: Mutex<(u64, u64)>,
+}
+
+impl Shown {
+    /// A try starts behind so many bytes.
+    fn start(&self, from: u64) {
+        let mut place = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(progress) = self.progress.as_ref().filter(|_| from > place.1) {
+            progress.resume(from - place.1);
+        }
+        *place = (from, from.max(place.1));
+    }
+
+    fn pass(&self, bytes: u64) {
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+        let mut place = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = place.0 + bytes;
+        if let Some(progress) = self.progress.as_ref().filter(|_| at > place.1) {
+            progress.advance(at - place.1);
+        }
+        *place = (at, at.max(place.1));
     }
 }

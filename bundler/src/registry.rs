@@ -5,16 +5,18 @@ mod credentials;
 mod failure;
 mod http;
 pub(crate) mod names;
+mod session;
 mod tls;
 mod transfer;
+mod upload;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{BoxStream, Stream};
+use futures_util::stream::BoxStream;
 use oci_distribution::manifest as media;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
@@ -56,6 +58,8 @@ pub struct Options {
     pub plain_http: Vec<String>,
     /// `(HOST, REGISTRY[/PREFIX])`: what is said to be at HOST is asked for at REGISTRY, below PREFIX.
     pub mirrors: Vec<(String, String)>,
+    /// Directory where unfinished uploads are written down, so that a later run goes on with them; none: they are not.
+    pub uploads: Option<PathBuf>,
 }
 
 struct Inner {
@@ -64,6 +68,8 @@ struct Inner {
     options: Options,
     /// Hosts that were asked whether they speak TLS, with the base URL of their API.
     bases: Mutex<HashMap<String, Arc<OnceCell<Url>>>>,
+    /// Hosts that take a blob as a whole only.
+    whole_only: Mutex<HashSet<String>>,
 }
 
 /// An HTTP client that knows registries' logins. Clones share connections and tokens.
@@ -155,6 +161,7 @@ impl Client {
             auth: Auth::new(credentials::files(&variable)),
             options: options.clone(),
             bases: Mutex::default(),
+            whole_only: Mutex::default(),
         })))
     }
 
@@ -410,20 +417,21 @@ impl Repository {
     /// # Errors
     /// When the registry refuses, or can't be reached.
     pub async fn may_push(&self) -> Result<()> {
-        transfer::may_push(self).await
+        upload::may_push(self).await
     }
 
-    /// Uploads a blob of `size` bytes. An error of `body` comes back as it is.
+    /// Uploads a blob of `size` bytes, in chunks if it is large. `content` gives everything from a byte on, and is asked again
+    /// when the upload breaks off, or goes on where another one stopped. Its errors come back as they are.
     ///
     /// # Errors
-    /// When the registry refuses it or the transfer breaks off; the registry checks the digest.
+    /// When the registry refuses it or the transfer breaks off too often; the registry checks the digest.
     pub async fn upload(
         &self,
         digest: &Digest,
         size: u64,
-        body: impl Stream<Item = Result<Bytes>> + Send + 'static,
+        content: impl Fn(u64) -> ByteStream,
     ) -> Result<()> {
-        transfer::upload(self, digest, size, body).await
+        upload::upload(self, digest, size, content).await
     }
 
     /// Puts a manifest under a tag or its digest.

@@ -97,6 +97,9 @@ impl Failure {
             (Self::Status(StatusCode::TOO_MANY_REQUESTS, _), _) => {
                 Some(format!("{host} limits how often it is asked: wait, log in, or use a mirror"))
             }
+            (Self::Status(StatusCode::PAYLOAD_TOO_LARGE, _), _) => Some(format!(
+                "{host}, or a proxy in front of it, limits the size of a request: let it take 32 MiB at least (nginx: client_max_body_size)"
+            )),
             (_, Cause::UnknownIssuer) => {
                 Some(format!("if {host} has a CA or certificate of its own, give that with --ca-file"))
             }

@@ -1,17 +1,15 @@
-//! Blobs on their way in and out: streams that are taken up again where they broke, and uploads that may not stall.
+//! Blobs on their way here: streams that are taken up again where they broke.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
-use futures_util::stream::{self, Stream, StreamExt as _};
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE};
-use reqwest::{Body, Method, Response, StatusCode, Url};
-use tokio::sync::watch;
+use futures_util::stream::{self, StreamExt as _};
+use reqwest::header::{CONTENT_RANGE, HeaderValue, RANGE};
+use reqwest::{Method, Response, StatusCode, Url};
 
 use super::failure::Failure;
-use super::http::{self, Call};
-use super::{Access, ByteStream, Client, Inner, Repository, declared_digest, mismatch};
+use super::http::Call;
+use super::{Access, ByteStream, Client, Repository};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 
@@ -20,9 +18,6 @@ const BREAKS: u32 = 3;
 /// Bytes after which a connection counts as having worked.
 const PROGRESS: u64 = 1 << 20;
 const BACK_OFF: Duration = Duration::from_millis(500);
-/// How many times longer than in between a registry may be silent once it has all of a blob: it hashes, and may copy
-/// to its object storage.
-const COMMIT_FACTOR: u32 = 20;
 
 /// What is left of an answer's body.
 pub(super) fn rest_of(client: Client, response: Response, url: Url, action: String) -> ByteStream {
@@ -127,89 +122,6 @@ impl Pull {
         tokio::time::sleep(BACK_OFF * self.breaks).await;
         (self.response, self.skip) = open(&self.repository, &self.digest, self.at).await?;
         Ok(())
-    }
-}
-
-/// See [`Repository::upload`]: POST, then PUT of the whole (distribution spec, "POST then PUT").
-pub(super) async fn upload(
-    repository: &Repository,
-    digest: &Digest,
-    size: u64,
-    body: impl Stream<Item = Result<Bytes>> + Send + 'static,
-) -> Result<()> {
-    let action = format!("pushing blob {}", repository.named(&digest.to_string()));
-    let start = Call::new(Method::POST, repository.url(&["blobs", "uploads", ""]).await?);
-    let failed = |failure| repository.client.failed(failure, &action, &start.url);
-    let opened = repository.request(&action, Access::Push, &start, &[StatusCode::ACCEPTED]).await?;
-    let missing = || Failure::Protocol("it opened an upload without saying where".into());
-    let mut url = http::location(&opened).and_then(|url| url.ok_or_else(missing)).map_err(failed)?;
-    url.query_pairs_mut().append_pair("digest", &digest.to_string());
-
-    let Inner { http, auth, .. } = &*repository.client.0;
-    let (moved, movement) = watch::channel(());
-    let source_error = Arc::new(Mutex::new(None));
-    let kept = source_error.clone();
-    // The sender lives in the stream: its end is the body's end.
-    let body = body.map(move |item| {
-        moved.send_replace(());
-        item.map_err(|error| {
-            let text = error.to_string();
-            *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            std::io::Error::other(text)
-        })
-    });
-    let mut request = http
-        .request(Method::PUT, url.clone())
-        .header(CONTENT_TYPE, "application/octet-stream")
-        .header(CONTENT_LENGTH, size)
-        .body(Body::wrap_stream(body));
-    if url.origin() == start.url.origin()
-        && let Some(header) = auth.known(&start.url, &Access::Push.scope(&repository.path))
-    {
-        request = request.header(AUTHORIZATION, header);
-    }
-    let outcome = tokio::select! {
-        answer = request.send() => answer.map_err(Failure::from),
-        () = stalled(movement, http.idle) => Err(Failure::Idle(http.idle)),
-    };
-    // What broke the body explains the broken request, not the other way round.
-    if let Some(error) = source_error.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        return Err(error.within(action));
-    }
-    let response = outcome.map_err(failed)?;
-    if !matches!(response.status(), StatusCode::CREATED | StatusCode::OK | StatusCode::NO_CONTENT) {
-        return Err(repository.refused(response, &action, &url).await);
-    }
-    match declared_digest(response.headers()) {
-        Some(stored) if stored != *digest => Err(mismatch(&action, digest, &stored)),
-        _ => Ok(()),
-    }
-}
-
-/// See [`Repository::may_push`].
-pub(super) async fn may_push(repository: &Repository) -> Result<()> {
-    let action = format!("asking whether we may push to {}", repository.name);
-    let start = Call::new(Method::POST, repository.url(&["blobs", "uploads", ""]).await?);
-    let opened = repository.request(&action, Access::Push, &start, &[StatusCode::ACCEPTED]).await?;
-    // An upload that nobody goes on with expires; giving it up is good manners, which not every registry knows.
-    if let Ok(Some(url)) = http::location(&opened) {
-        let end = Call::new(Method::DELETE, url);
-        let gone = [StatusCode::NO_CONTENT, StatusCode::OK, StatusCode::ACCEPTED];
-        if end.url.origin() == start.url.origin() {
-            let _ = repository.request(&action, Access::Push, &end, &gone).await;
-        }
-    }
-    Ok(())
-}
-
-/// Returns when the body has not moved for `idle`, or when the registry is silent for much longer after its end.
-async fn stalled(mut movement: watch::Receiver<()>, idle: Duration) {
-    loop {
-        match tokio::time::timeout(idle, movement.changed()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return tokio::time::sleep(idle * COMMIT_FACTOR).await,
-            Err(_) => return,
-        }
     }
 }
 

@@ -114,7 +114,7 @@ fn big_blob(layout: &Path, seed: u64, size: u64) -> serde_json::Value {
 }
 
 /// An OCI layout directory with an image of `layers` layers of `size` bytes; the layers' digests.
-fn big_image(layout: &Path, layers: u64, size: u64) -> Vec<String> {
+pub fn big_image(layout: &Path, layers: u64, size: u64) -> Vec<String> {
     let layers: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> =
             (1..=layers).map(|seed| scope.spawn(move || big_blob(layout, seed, size))).collect();

@@ -19,5 +19,6 @@ mod releases;
 mod resume;
 mod rewrite;
 mod source;
+mod uploads;
 mod world;
 mod yaml;

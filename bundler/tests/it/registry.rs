@@ -30,9 +30,10 @@ fn pieces(count: u8) -> (Vec<Bytes>, Digest) {
 async fn push(repository: &Repository, tag: &str) -> (Bytes, Digest) {
     let (pieces, layer) = pieces(8);
     let config = Bytes::from_static(b"{}");
-    let one = stream::iter([Ok(config.clone())]);
+    let one = |_| stream::iter([Ok(config.clone())]).boxed();
     repository.upload(&Digest::of(&config), config.len() as u64, one).await.expect("the config");
-    repository.upload(&layer, 8 << 20, stream::iter(pieces).map(Ok)).await.expect("the layer");
+    let all = |_| stream::iter(pieces.clone()).map(Ok).boxed();
+    repository.upload(&layer, 8 << 20, all).await.expect("the layer");
     let manifest = format!(
         r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}",
             "config":{{"mediaType":"application/vnd.oci.empty.v1+json","digest":"{}","size":2}},
@@ -87,13 +88,13 @@ async fn an_upload_that_goes_wrong_says_why() {
     let registry = Registry::start();
     let repository = client(&Options::default()).repository(&registry.host(), "app");
     let digest = Digest::of(b"abc");
-    let wrong = stream::iter([Ok(Bytes::from_static(b"abd"))]);
+    let wrong = |_| stream::iter([Ok(Bytes::from_static(b"abd"))]).boxed();
     let error = repository.upload(&digest, 3, wrong).await.expect_err("a wrong digest");
     assert!(error.to_string().contains("DIGEST_INVALID"), "{error}");
-    let broken = stream::iter([
-        Ok(Bytes::from_static(b"a")),
-        Err(bundler::Error::trust("reading app.tar", "it was changed")),
-    ]);
+    let broken = |_| {
+        let failure = bundler::Error::trust("reading app.tar", "it was changed");
+        stream::iter([Ok(Bytes::from_static(b"a")), Err(failure)]).boxed()
+    };
     let error = repository.upload(&digest, 3, broken).await.expect_err("a broken source");
     assert_eq!(error.kind(), Kind::Trust);
     assert!(error.to_string().ends_with("reading app.tar: it was changed"), "{error}");

@@ -2,7 +2,9 @@
 //! file has its final name only when it is whole; until then a journal beside it says what it has, and a build that was
 //! interrupted goes on from there.
 
+use std::cmp::Reverse;
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,9 +26,6 @@ mod partial;
 use job::Job;
 use journal::Known;
 use partial::Partial;
-
-/// Blobs that are fetched at a time.
-const PARALLEL: usize = 6;
 
 /// A finished bundle.
 #[derive(Debug)]
@@ -71,6 +70,9 @@ pub async fn build(
     progress.begin("fetching", sizes.iter().sum());
     // Listed entries stand behind the manifest and its signature.
     let jobs = plan.layout.entries[2..].iter().zip(&plan.manifest.entries).zip(plan.origins).enumerate();
+    let mut jobs: Vec<_> = jobs.collect();
+    // Large ones first, so that none of them is the last, alone.
+    jobs.sort_by_key(|(_, ((placed, _), _))| Reverse(placed.entry.size));
     let (mut running, mut resumed) = (JoinSet::new(), 0);
     let mut outcome = Ok(());
     for (index, ((placed, listed), origin)) in jobs {
@@ -83,7 +85,7 @@ pub async fn build(
             Known::Written(bytes) => bytes,
         };
         resumed += start;
-        if running.len() == PARALLEL {
+        if running.len() >= client.transfers() {
             outcome = ended(running.join_next().await);
         }
         if outcome.is_err() {
@@ -140,5 +142,12 @@ impl Target {
 
     fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
         self.file.write_all_at(bytes, at).map_err(|e| write_error(&self.path, e))
+    }
+
+    /// Has what was written there go to the disk from now on, so that there is less to wait for in the end. Blocks while
+    /// the disk is behind.
+    fn settle(&self, at: u64, length: u64) {
+        // Advice: pages that are not on the disk yet can't be given up, and so their writing is begun.
+        let _ = rustix::fs::fadvise(&self.file, at, NonZeroU64::new(length), rustix::fs::Advice::DontNeed);
     }
 }

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use bundler::cache::ContentCache;
 use bundler::cluster::Cluster;
 use bundler::reference::Mapping;
-use bundler::registry::{Client, Options};
+use bundler::registry::{Client, Options, TRANSFERS};
 use bundler::verify::VerifiedBundle;
 use bundler::{Error, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -128,6 +128,34 @@ struct Network {
         value_delimiter = ','
     )]
     mirrors: Vec<String>,
+    /// Move at most so many bytes a second, up and down, all transfers together: 500k, 10M, 1G (powers of 1024).
+    #[arg(long, value_name = "BYTES", env = "AIRLOCK_LIMIT_RATE", value_parser = rate)]
+    limit_rate: Option<u64>,
+    /// Move so many blobs at a time.
+    #[arg(long, value_name = "N", env = "AIRLOCK_CONCURRENCY", default_value_t = TRANSFERS, value_parser = transfers)]
+    concurrency: usize,
+}
+
+/// Reads a number of bytes a second, as curl's `--limit-rate` does.
+fn rate(text: &str) -> std::result::Result<u64, String> {
+    // Below it, what is on its way would wait so long for its turn that a server takes us for dead.
+    const LEAST: u64 = 64 << 10;
+    let (digits, shift) = match text.char_indices().next_back() {
+        Some((at, 'k' | 'K')) => (&text[..at], 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 30),
+        _ => (text, 0),
+    };
+    let number: u64 =
+        digits.parse().map_err(|_| "not a number of bytes, such as 500k, 10M or 1G".to_owned())?;
+    let bytes = number.checked_mul(1 << shift).filter(|bytes| *bytes >= LEAST);
+    bytes.ok_or_else(|| "at least 64k".into())
+}
+
+/// Reads how many blobs are moved at a time.
+fn transfers(text: &str) -> std::result::Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=64).contains(number));
+    number.ok_or_else(|| "not a number from 1 to 64".into())
 }
 
 impl Network {
@@ -141,6 +169,8 @@ impl Network {
             plain_http: self.plain_http.clone(),
             mirrors: self.mirrors.iter().map(mirror).collect::<Result<_>>()?,
             uploads: Some(ContentCache::of_user().uploads()),
+            limit_rate: self.limit_rate,
+            transfers: std::num::NonZeroUsize::new(self.concurrency),
         })
     }
 }
@@ -314,6 +344,27 @@ impl Cli {
             Verb::Audit(args) => audit::run(args, printer).await,
             Verb::Receipts(args) => receipts::run(args, printer).await,
             Verb::PostRender(args) => install::post_render(args),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_and_numbers_are_read() {
+        for (text, bytes) in
+            [("64k", 65536), ("500K", 512_000), ("10M", 10 << 20), ("1g", 1 << 30), ("99999", 99999)]
+        {
+            assert_eq!(rate(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "k", "10", "63k", "1.5M", "-1", "10T", "99999999999999G", "M10"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!((transfers("1"), transfers("64")), (Ok(1), Ok(64)));
+        for wrong in ["0", "65", "x", ""] {
+            assert!(transfers(wrong).is_err(), "{wrong}");
         }
     }
 }

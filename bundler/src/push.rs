@@ -17,8 +17,6 @@ use crate::verify::VerifiedBundle;
 
 /// Images, charts and files that are asked for at a time.
 const PARALLEL_QUESTIONS: usize = 8;
-/// Blobs that are sent at a time.
-const PARALLEL_BLOBS: usize = 6;
 /// Blobs below this size, in bytes, go first: they take no time, and an image is complete with its last large layer.
 const SMALL: u64 = 1 << 20;
 
@@ -76,7 +74,7 @@ pub async fn push(
     let blobs = blobs(bundle, &missing);
     progress.begin("pushing", blobs.iter().map(|blob| blob.size).sum());
     futures_util::stream::iter(blobs.iter().map(Ok))
-        .try_for_each_concurrent(PARALLEL_BLOBS, |blob| push.blob(blob, &missing))
+        .try_for_each_concurrent(client.transfers(), |blob| push.blob(blob, &missing))
         .await?;
     progress.end();
     Ok(Pushed {

@@ -5,12 +5,14 @@ mod credentials;
 mod failure;
 mod http;
 pub(crate) mod names;
+mod pace;
 mod session;
 mod tls;
 mod transfer;
 mod upload;
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,9 +30,12 @@ use auth::Auth;
 use failure::{Cause, Failure, authority};
 use http::{Call, Http, is_loopback, shown};
 pub(crate) use names::addresses;
+use pace::Pace;
 
 /// Largest manifest that is read, in bytes (distribution spec, "Pushing Manifests").
 pub const MANIFEST_CAP: u64 = 4 << 20;
+/// Blobs that are moved at a time, unless told otherwise.
+pub const TRANSFERS: usize = 6;
 /// Longest silence of a server, in the middle of a transfer or before an answer.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Where a registry says what a manifest's digest is.
@@ -60,6 +65,10 @@ pub struct Options {
     pub mirrors: Vec<(String, String)>,
     /// Directory where unfinished uploads are written down, so that a later run goes on with them; none: they are not.
     pub uploads: Option<PathBuf>,
+    /// Bytes a second at most, all transfers together, up and down; none: as fast as it goes.
+    pub limit_rate: Option<u64>,
+    /// Blobs that are moved at a time; none: [`TRANSFERS`].
+    pub transfers: Option<NonZeroUsize>,
 }
 
 struct Inner {
@@ -147,7 +156,8 @@ impl Client {
         Self::with(options, IDLE_TIMEOUT, |name| std::env::var(name).ok())
     }
 
-    /// As [`Self::new`], with the longest silence that is put up with, and another environment.
+    /// As [`Self::new`], with the longest silence that is put up with, which waits between tries are parts of, and another
+    /// environment.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -157,12 +167,18 @@ impl Client {
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Self> {
         Ok(Self(Arc::new(Inner {
-            http: Http::new(&options.ca_files, idle, &variable)?,
+            http: Http::new(&options.ca_files, idle, Pace::new(options.limit_rate), &variable)?,
             auth: Auth::new(credentials::files(&variable)),
             options: options.clone(),
             bases: Mutex::default(),
             whole_only: Mutex::default(),
         })))
+    }
+
+    /// How many blobs are to be moved at a time.
+    #[must_use]
+    pub fn transfers(&self) -> usize {
+        self.0.options.transfers.map_or(TRANSFERS, NonZeroUsize::get)
     }
 
     /// A repository, at its mirror if there is one.

@@ -18,6 +18,9 @@ use crate::registry::{self, Client};
 /// How much is read at a time of what is there already, in bytes.
 const CHUNK: u64 = 256 << 10;
 
+/// After so many bytes of a blob the disk is told to write them, so that it works while the network does.
+const SETTLED: u64 = 8 << 20;
+
 /// One blob on its way.
 pub(super) struct Job {
     /// Its number among the listed entries.
@@ -38,6 +41,8 @@ struct State {
     /// Bytes that the journal and the progress know of.
     recorded: u64,
     shown: u64,
+    /// Bytes that are on their way to the disk.
+    settled: u64,
 }
 
 impl Job {
@@ -50,7 +55,7 @@ impl Job {
             let read = tokio::task::spawn_blocking(move || reading.written(start));
             state.hasher =
                 read.await.unwrap_or_else(|e| Err(Error::input("reading the unfinished bundle", e)))?;
-            (state.recorded, state.shown) = (start, start);
+            (state.recorded, state.shown, state.settled) = (start, start, start);
             job.progress.resume(start);
         }
         match job.fetch(&mut state).await {
@@ -144,6 +149,12 @@ impl Job {
         if length >= state.recorded + RECORD {
             self.record(Known::Written(length))?;
             state.recorded = length;
+        }
+        if length >= state.settled + SETTLED {
+            let (target, at) = (Arc::clone(&self.target), self.placed.content_at + state.settled);
+            let settled = length - state.settled;
+            tokio::task::spawn_blocking(move || target.settle(at, settled));
+            state.settled = length;
         }
         // What is fetched twice is shown once.
         self.progress.advance(length.saturating_sub(state.shown));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
 
+use super::http::retry_after;
 use super::tls;
 use crate::error::Error;
 
@@ -169,6 +170,9 @@ pub(super) fn status(response: &Response, body: &[u8], asked: &Url) -> Failure {
     }
     if let Some(words) = own_words(body) {
         let _ = write!(text, ": {words}");
+    }
+    if let Some(wait) = retry_after(response.headers(), chrono::Utc::now()) {
+        let _ = write!(text, "; it wants to be asked again in {} s", wait.as_secs());
     }
     Failure::Status(status, text)
 }

@@ -7,20 +7,25 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use chrono::{DateTime, Utc};
 use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Method, NoProxy, Proxy, Response, StatusCode, Url};
 
 use super::failure::{self, Failure};
 use super::names::Names;
+use super::pace::Pace;
 use super::tls;
 use crate::error::{Error, Result};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tries of a request that may be repeated.
 const TRIES: u32 = 3;
-const FIRST_BACK_OFF: Duration = Duration::from_millis(250);
-/// Longest wait that a server may ask for (RFC 9110, `Retry-After`).
-const RETRY_AFTER_CAP: Duration = Duration::from_secs(20);
+/// Tries when the server says that there is too much to do just now.
+const PATIENT_TRIES: u32 = 5;
+/// A first wait between tries is this part of the longest silence that is put up with: 250 ms of 30 s.
+const FIRST_BACK_OFF: u32 = 120;
+/// Longest wait that a server may ask for (RFC 9110, `Retry-After`); who wants to wait longer does not want to wait here.
+const RETRY_AFTER_CAP: Duration = Duration::from_secs(60);
 const REDIRECTS: usize = 5;
 /// Hosts that no proxy can reach for us.
 const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
@@ -46,6 +51,7 @@ pub(super) struct Http {
     client: reqwest::Client,
     /// Longest silence of the other side.
     pub idle: Duration,
+    pub pace: Pace,
     proxies: Proxies,
 }
 
@@ -54,6 +60,7 @@ impl Http {
     pub fn new(
         ca_files: &[PathBuf],
         idle: Duration,
+        pace: Pace,
         variable: &impl Fn(&str) -> Option<String>,
     ) -> Result<Self> {
         let proxies = Proxies::read(variable);
@@ -71,7 +78,7 @@ impl Http {
             builder = builder.proxy(proxy);
         }
         let client = builder.build().map_err(|e| Error::input("setting up the HTTP client", e))?;
-        Ok(Self { client, idle, proxies })
+        Ok(Self { client, idle, pace, proxies })
     }
 
     /// Whether requests to `url` go through a proxy, as far as hints need to know.
@@ -81,20 +88,38 @@ impl Http {
 
     /// Makes a request that may be repeated, following redirects, up to the head of the last answer.
     pub async fn send(&self, call: &Call) -> Result<Response, Failure> {
-        let mut back_off = FIRST_BACK_OFF;
-        for _ in 1..TRIES {
+        let mut tries = 0;
+        loop {
+            self.pace.turn(&call.url).await;
+            tries += 1;
             let wait = match self.follow(call).await {
-                Ok(response) if is_overloaded(response.status()) => retry_after(response.headers()),
-                Err(failure) if failure.is_transient() => {
+                Ok(response) if tries < tries_after(response.status()) => match self.wait(&response) {
+                    Ok(wait) => wait,
+                    Err(TooLong) => return Ok(response),
+                },
+                Err(failure) if failure.is_transient() && tries < TRIES => {
                     tracing::debug!(url = %shown(&call.url), %failure, "retrying");
                     None
                 }
                 outcome => return outcome,
             };
-            tokio::time::sleep(wait.unwrap_or(back_off)).await;
-            back_off *= 4;
+            tokio::time::sleep(wait.unwrap_or_else(|| self.back_off(tries))).await;
         }
-        self.follow(call).await
+    }
+
+    /// How long to wait after so many tries: each time twice as long.
+    pub fn back_off(&self, tries: u32) -> Duration {
+        self.idle / FIRST_BACK_OFF * 2_u32.saturating_pow(tries.saturating_sub(1))
+    }
+
+    /// How long an overloaded server asks to be left alone, if it says so: everybody does.
+    pub fn wait(&self, response: &Response) -> Result<Option<Duration>, TooLong> {
+        let Some(wait) = retry_after(response.headers(), Utc::now()) else { return Ok(None) };
+        if wait > RETRY_AFTER_CAP {
+            return Err(TooLong);
+        }
+        self.pace.close(response.url(), wait);
+        Ok(Some(wait))
     }
 
     /// Follows redirects of GET and HEAD. Another origin gets no credentials, and nothing leads from TLS out of it.
@@ -132,10 +157,12 @@ impl Http {
 
     /// The next piece of a body.
     pub async fn chunk(&self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
-        match tokio::time::timeout(self.idle, response.chunk()).await {
-            Ok(chunk) => Ok(chunk?),
-            Err(_) => Err(Failure::Idle(self.idle)),
-        }
+        let chunk = match tokio::time::timeout(self.idle, response.chunk()).await {
+            Ok(chunk) => chunk?,
+            Err(_) => return Err(Failure::Idle(self.idle)),
+        };
+        self.pace.pass(chunk.as_ref().map_or(0, Bytes::len)).await;
+        Ok(chunk)
     }
 
     /// A whole body of at most `cap` bytes.
@@ -196,10 +223,26 @@ pub(super) fn is_overloaded(status: StatusCode) -> bool {
     status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
 }
 
-/// `Retry-After` in seconds; its other form, a date, is left to the usual back-off.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(RETRY_AFTER_CAP))
+/// How often a request is made that is answered so.
+fn tries_after(status: StatusCode) -> u32 {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => PATIENT_TRIES,
+        status if is_overloaded(status) => TRIES,
+        _ => 0,
+    }
+}
+
+/// A server wants to be left alone for longer than anybody waits here.
+pub(super) struct TooLong;
+
+/// `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3).
+pub(super) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = DateTime::parse_from_rfc2822(text).ok()?;
+    Some((date.to_utc() - now).to_std().unwrap_or_default())
 }
 
 /// Proxies, as the environment names them.
@@ -272,13 +315,19 @@ mod tests {
     }
 
     #[test]
-    fn a_server_may_ask_for_a_short_wait_only() {
+    fn a_server_says_how_long_to_wait_in_two_ways() {
+        let now = DateTime::parse_from_rfc3339("2026-10-21T07:27:30Z").expect("a date").to_utc();
         let wait = |value: &'static str| {
-            retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().expect("a header"))]))
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, value.parse().expect("a header"))]);
+            retry_after(&headers, now).map(|wait| wait.as_secs())
         };
-        assert_eq!(wait("2"), Some(Duration::from_secs(2)));
-        assert_eq!(wait("99999"), Some(RETRY_AFTER_CAP));
-        assert_eq!(wait("Wed, 21 Oct 2026 07:28:00 GMT"), None);
+        assert_eq!(wait("2"), Some(2));
+        assert_eq!(wait("99999"), Some(99999));
+        assert_eq!(wait("Wed, 21 Oct 2026 07:28:00 GMT"), Some(30));
+        assert_eq!(wait("Wed, 21 Oct 2026 07:00:00 GMT"), Some(0), "that was before");
+        for nonsense in ["", "-1", "soon", "99999999999999999999"] {
+            assert_eq!(wait(nonsense), None, "{nonsense}");
+        }
     }
 
     #[test]

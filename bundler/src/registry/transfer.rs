@@ -1,7 +1,5 @@
 //! Blobs on their way here: streams that are taken up again where they broke.
 
-use std::time::Duration;
-
 use bytes::{Buf as _, Bytes};
 use futures_util::stream::{self, StreamExt as _};
 use reqwest::header::{CONTENT_RANGE, HeaderValue, RANGE};
@@ -14,10 +12,9 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 
 /// How often a download may break off without [`PROGRESS`] in between.
-const BREAKS: u32 = 3;
+const BREAKS: u32 = 5;
 /// Bytes after which a connection counts as having worked.
 const PROGRESS: u64 = 1 << 20;
-const BACK_OFF: Duration = Duration::from_millis(500);
 
 /// What is left of an answer's body.
 pub(super) fn rest_of(client: Client, response: Response, url: Url, action: String) -> ByteStream {
@@ -119,7 +116,7 @@ impl Pull {
             return Err(self.repository.client.failed(failure, &action, self.response.url()));
         }
         tracing::debug!(digest = %self.digest, at = self.at, %failure, "taking up a download again");
-        tokio::time::sleep(BACK_OFF * self.breaks).await;
+        tokio::time::sleep(self.repository.client.0.http.back_off(self.breaks)).await;
         (self.response, self.skip) = open(&self.repository, &self.digest, self.at).await?;
         Ok(())
     }

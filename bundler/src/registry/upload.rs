@@ -13,7 +13,7 @@ use reqwest::{Body, Method, Response, StatusCode, Url};
 use tokio::sync::mpsc;
 
 use super::failure::Failure;
-use super::http::{self, Call};
+use super::http::{self, Call, Http, TooLong};
 use super::session::Session;
 use super::{Access, ByteStream, Inner, Repository, declared_digest, mismatch};
 use crate::digest::Digest;
@@ -26,8 +26,7 @@ const CHUNK_MIN_LENGTH: &str = "oci-chunk-min-length";
 /// Less than this that a registry has of a blob is not gone on from: `0-0` may also mean nothing.
 const WORTH: u64 = 1 << 20;
 /// How often an upload may break off without more being there than ever before.
-const BREAKS: u32 = 3;
-const BACK_OFF: Duration = Duration::from_millis(500);
+const BREAKS: u32 = 5;
 /// How many times longer than in between a registry may be silent once it has all of a blob: it hashes, and may copy
 /// to its object storage.
 const COMMIT_FACTOR: u32 = 20;
@@ -124,7 +123,10 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
                         return Err(self.repository.client.failed(failure, &self.action, &upload.url));
                     }
                     tracing::debug!(digest = %self.digest, at = upload.at, %failure, "an upload broke off");
-                    tokio::time::sleep(wait.unwrap_or(BACK_OFF * breaks)).await;
+                    tokio::time::sleep(
+                        wait.unwrap_or_else(|| self.repository.client.0.http.back_off(breaks)),
+                    )
+                    .await;
                     match self.repository.has_blob(self.digest).await {
                         // Nothing but the answer was lost.
                         Ok(true) => {
@@ -249,9 +251,14 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
         ) {
             return Ok(response);
         }
+        let http = &self.repository.client.0.http;
         if http::is_overloaded(status) {
-            let wait = http::retry_after(response.headers());
-            return Err(Stop::Broken(self.repository.client.0.http.refused(response, url).await, wait));
+            let wait = http.wait(&response);
+            let failure = http.refused(response, url).await;
+            return Err(match wait {
+                Ok(wait) => Stop::Broken(failure, wait),
+                Err(TooLong) => Stop::Denied(self.repository.client.failed(failure, &self.action, url)),
+            });
         }
         let error = self.repository.refused(response, &self.action, url).await;
         Err(match status {
@@ -273,6 +280,7 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
         authorization: Option<&reqwest::header::HeaderValue>,
     ) -> Result<Response, Stop> {
         let http = &self.repository.client.0.http;
+        http.pace.turn(url).await;
         let length = range.end - range.start;
         let (taker, taken) = mpsc::channel::<Result<Bytes, std::io::Error>>(1);
         let body =
@@ -297,7 +305,7 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
         let patience = http.idle * COMMIT_FACTOR;
         let answer = tokio::select! {
             answer = &mut answer => answer,
-            fed = pieces.feed(length, taker, http.idle) => {
+            fed = pieces.feed(length, taker, http) => {
                 fed?;
                 tokio::time::timeout(patience, answer).await.map_err(|_| broken(Failure::Idle(patience)))?
             }
@@ -324,7 +332,7 @@ impl Pieces {
         &mut self,
         mut length: u64,
         taker: mpsc::Sender<Result<Bytes, std::io::Error>>,
-        idle: Duration,
+        http: &Http,
     ) -> Result<(), Stop> {
         while length > 0 {
             if self.rest.is_empty() {
@@ -336,11 +344,12 @@ impl Pieces {
             let piece =
                 self.rest.split_to(usize::try_from(length).unwrap_or(usize::MAX).min(self.rest.len()));
             length -= piece.len() as u64;
-            match tokio::time::timeout(idle, taker.send(Ok(piece))).await {
+            http.pace.pass(piece.len()).await;
+            match tokio::time::timeout(http.idle, taker.send(Ok(piece))).await {
                 Ok(Ok(())) => {}
                 // The request has ended: its answer says why.
                 Ok(Err(_)) => return Ok(()),
-                Err(_) => return Err(broken(Failure::Idle(idle))),
+                Err(_) => return Err(broken(Failure::Idle(http.idle))),
             }
         }
         Ok(())

@@ -263,6 +263,7 @@ async fn an_overloaded_registry_is_asked_again_when_it_says_and_not_for_ever() {
     let liar = Liar::start(|asked| {
         Some(match (asked.target.as_str(), asked.nth) {
             ("/v2/app/manifests/never", _) => answer(503, &[("retry-after", "0")], ""),
+            ("/v2/app/manifests/later", _) => answer(429, &[("retry-after", "21600")], ""),
             (_, 0) => answer(429, &[("retry-after", "0")], ""),
             _ => answer(200, &[], "{}"),
         })
@@ -271,7 +272,10 @@ async fn an_overloaded_registry_is_asked_again_when_it_says_and_not_for_ever() {
     liar.repository().manifest("1").await.expect("a second try");
     assert_eq!(liar.asked().len(), 2);
     assert_network(&liar.repository().manifest("never").await.expect_err("overload"), "503");
-    assert_eq!(liar.asked().len(), 5);
+    assert_eq!(liar.asked().len(), 7);
+    let error = liar.repository().manifest("later").await.expect_err("a long wait");
+    assert_network(&error, "429 Too Many Requests; it wants to be asked again in 21600 s");
+    assert_eq!(liar.asked().len(), 8, "nobody waits for so long");
 }
 
 /// A registry that wants the token `good`, and its token server, which counts: the token is `1`, then `2`, …

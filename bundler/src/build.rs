@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::archive::Layout;
@@ -22,6 +23,7 @@ use crate::sign::{self, SigningKey};
 mod job;
 mod journal;
 mod partial;
+mod parts;
 
 use job::Job;
 use journal::Known;
@@ -73,8 +75,8 @@ pub async fn build(
     let mut jobs: Vec<_> = jobs.collect();
     // Large ones first, so that none of them is the last, alone.
     jobs.sort_by_key(|(_, ((placed, _), _))| Reverse(placed.entry.size));
+    let transfers = Arc::new(Semaphore::new(client.transfers()));
     let (mut running, mut resumed) = (JoinSet::new(), 0);
-    let mut outcome = Ok(());
     for (index, ((placed, listed), origin)) in jobs {
         let start = match journal.known()[index] {
             Known::Whole => {
@@ -85,18 +87,28 @@ pub async fn build(
             Known::Written(bytes) => bytes,
         };
         resumed += start;
-        if running.len() >= client.transfers() {
-            outcome = ended(running.join_next().await);
-        }
-        if outcome.is_err() {
-            break;
-        }
         let (target, journal, progress) = (Arc::clone(&target), Arc::clone(&journal), Arc::clone(progress));
-        let (digest, client, placed) = (listed.sha256.0, client.clone(), placed.clone());
-        running.spawn(Job { index, digest, placed, origin, client, target, journal, progress }.run(start));
+        let (digest, placed, transfers) = (listed.sha256.0, placed.clone(), Arc::clone(&transfers));
+        running.spawn(
+            Job {
+                index,
+                digest,
+                placed,
+                origin,
+                client: client.clone(),
+                target,
+                journal,
+                progress,
+                transfers,
+            }
+            .run(start),
+        );
     }
-    while outcome.is_ok() && !running.is_empty() {
-        outcome = ended(running.join_next().await);
+    let mut outcome = Ok(());
+    while outcome.is_ok()
+        && let Some(joined) = running.join_next().await
+    {
+        outcome = joined.unwrap_or_else(|e| Err(Error::input("building the bundle", e)));
     }
     if let Err(error) = outcome {
         running.shutdown().await;
@@ -109,11 +121,6 @@ pub async fn build(
     progress.end();
     partial.finish(output)?;
     Ok(Built { size: plan.layout.file_size, manifest_digest, resumed })
-}
-
-/// What came of a job.
-fn ended(joined: Option<std::result::Result<Result<()>, tokio::task::JoinError>>) -> Result<()> {
-    joined.map_or(Ok(()), |joined| joined.unwrap_or_else(|e| Err(Error::input("building the bundle", e))))
 }
 
 /// Opens a file that is written beside the bundle, and never what a link of its name leads to.

@@ -13,6 +13,7 @@ mod upload;
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -384,21 +385,20 @@ impl Repository {
         transfer::blob(self.clone(), *digest, from).await
     }
 
+    /// As [`Self::blob`], a part of it; none if the registry only sends all of it.
+    ///
+    /// # Errors
+    /// As [`Self::blob`].
+    pub async fn blob_part(&self, digest: &Digest, part: Range<u64>) -> Result<Option<ByteStream>> {
+        transfer::blob_part(self.clone(), *digest, part).await
+    }
+
     /// A small blob, such as an image's config, of `size` bytes, checked.
     ///
     /// # Errors
     /// When it can't be had; of [`crate::Kind::Trust`] when it is larger, or its digest wrong.
     pub async fn small_blob(&self, digest: &Digest, size: u64) -> Result<Bytes> {
-        let action = format!("fetching blob {}", self.named(&digest.to_string()));
-        let call = Call::new(Method::GET, self.url(&["blobs", &digest.to_string()]).await?);
-        let response = self.request(&action, Access::Pull, &call, &[StatusCode::OK]).await?;
-        let bytes = match self.client.0.http.read(response, size).await {
-            // What is larger than what the digest is of is something else.
-            Err(failure @ Failure::TooLarge(_)) => return Err(Error::trust(action, failure).hint(CHANGED)),
-            outcome => outcome.map_err(|failure| self.client.failed(failure, &action, &call.url))?,
-        };
-        let found = Digest::of(&bytes);
-        if found == *digest { Ok(bytes) } else { Err(mismatch(&action, digest, &found)) }
+        transfer::small_blob(self, digest, size).await
     }
 
     /// Whether the repository has a blob.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt as _};
+use tokio::sync::Semaphore;
 
 use super::Target;
 use super::journal::{Journal, Known, RECORD};
@@ -13,7 +14,7 @@ use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Kind, Result};
 use crate::origin::{CHANGED, Origin, check, file_chunks};
 use crate::progress::Progress;
-use crate::registry::{self, Client};
+use crate::registry::{self, Client, Repository};
 
 /// How much is read at a time of what is there already, in bytes.
 const CHUNK: u64 = 256 << 10;
@@ -32,11 +33,13 @@ pub(super) struct Job {
     pub(super) target: Arc<Target>,
     pub(super) journal: Arc<Journal>,
     pub(super) progress: Arc<dyn Progress>,
+    /// How many may be on their way at a time; one of them is this job's.
+    pub(super) transfers: Arc<Semaphore>,
 }
 
 /// How far a blob is.
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     hasher: Hasher,
     /// Bytes that the journal and the progress know of.
     recorded: u64,
@@ -45,17 +48,29 @@ struct State {
     settled: u64,
 }
 
+impl State {
+    /// Bytes that were hashed.
+    pub(super) fn length(&self) -> u64 {
+        self.hasher.length()
+    }
+
+    /// So much of the blob was shown as done.
+    pub(super) fn shown_to(&mut self, length: u64) {
+        self.shown = length.max(self.shown);
+    }
+}
+
 impl Job {
     /// Fetches what is missing behind the first `start` bytes, which a build before has written.
     pub(super) async fn run(self, start: u64) -> Result<()> {
+        // Nobody closes it: jobs take their turns in the order in which they were made.
+        let _turn = Arc::clone(&self.transfers).acquire_owned().await.ok();
         let job = Arc::new(self);
         let mut state = State::default();
         if start > 0 {
-            let reading = Arc::clone(&job);
-            let read = tokio::task::spawn_blocking(move || reading.written(start));
-            state.hasher =
-                read.await.unwrap_or_else(|e| Err(Error::input("reading the unfinished bundle", e)))?;
+            // Nothing of it is to be told of again.
             (state.recorded, state.shown, state.settled) = (start, start, start);
+            job.take_written(&mut state, start).await?;
             job.progress.resume(start);
         }
         match job.fetch(&mut state).await {
@@ -78,12 +93,20 @@ impl Job {
         }
     }
 
-    /// The hash so far of a blob that was begun. Blocks.
-    fn written(&self, length: u64) -> Result<Hasher> {
-        let mut hasher = Hasher::default();
-        let mut buffer = vec![0; CHUNK.min(length) as usize];
-        while hasher.length() < length {
-            let part = &mut buffer[..CHUNK.min(length - hasher.length()) as usize];
+    /// Hashes what is in the file already, up to `end`.
+    pub(super) async fn take_written(self: &Arc<Self>, state: &mut State, end: u64) -> Result<()> {
+        let (job, hasher) = (Arc::clone(self), std::mem::take(&mut state.hasher));
+        let read = tokio::task::spawn_blocking(move || job.hashed(hasher, end));
+        state.hasher =
+            read.await.unwrap_or_else(|e| Err(Error::input("reading the unfinished bundle", e)))?;
+        self.told(state)
+    }
+
+    /// Takes a hash on to `end`. Blocks.
+    fn hashed(&self, mut hasher: Hasher, end: u64) -> Result<Hasher> {
+        let mut buffer = vec![0; CHUNK.min(end - hasher.length()) as usize];
+        while hasher.length() < end {
+            let part = &mut buffer[..CHUNK.min(end - hasher.length()) as usize];
             let at = self.placed.content_at + hasher.length();
             let read = self.target.file.read_exact_at(part, at);
             read.map_err(|e| Error::input(format!("reading {}", self.target.path.display()), e))?;
@@ -93,7 +116,7 @@ impl Job {
     }
 
     /// Fetches everything behind what `state` has, and checks the whole.
-    async fn fetch(&self, state: &mut State) -> Result<()> {
+    async fn fetch(self: &Arc<Self>, state: &mut State) -> Result<()> {
         let (size, from) = (self.placed.entry.size, state.hasher.length());
         if from < size || size == 0 {
             match &self.origin {
@@ -101,9 +124,7 @@ impl Job {
                 Origin::File { path, offset } => {
                     self.drain(state, file_chunks(path.clone(), offset + from, size - from)).await?;
                 }
-                Origin::Registry(repository) => {
-                    self.drain(state, repository.blob(&self.digest, from).await?).await?;
-                }
+                Origin::Registry(repository) => self.pull(state, repository).await?,
                 Origin::Url(url) => {
                     // A server of files may know no ranges.
                     state.hasher = Hasher::default();
@@ -115,11 +136,38 @@ impl Job {
         check(&self.digest, hasher, &self.fetching()).map_err(|e| e.hint(self.changed()))
     }
 
+    /// Out of a registry: as one stream, until there are transfers to spare.
+    async fn pull(self: &Arc<Self>, state: &mut State, repository: &Repository) -> Result<()> {
+        let from = state.length();
+        let mut chunks = repository.blob(&self.digest, from).await?;
+        let mut is_whole = true;
+        while is_whole {
+            let Some(chunk) = chunks.try_next().await? else { break };
+            self.take(state, &chunk)?;
+            is_whole = !self.is_worth_parts(state.length());
+        }
+        if is_whole {
+            return self.ended(state);
+        }
+        drop(chunks);
+        self.fetch_parts(state, repository).await?;
+        let at = state.length();
+        if at < self.placed.entry.size {
+            self.drain(state, repository.blob(&self.digest, at).await?).await?;
+        }
+        Ok(())
+    }
+
     async fn drain(&self, state: &mut State, chunks: impl Stream<Item = Result<Bytes>> + Send) -> Result<()> {
         let mut chunks = std::pin::pin!(chunks);
         while let Some(chunk) = chunks.try_next().await? {
             self.take(state, &chunk)?;
         }
+        self.ended(state)
+    }
+
+    /// Whether all of it came.
+    fn ended(&self, state: &State) -> Result<()> {
         if state.hasher.length() < self.placed.entry.size {
             let (has, size) = (state.hasher.length(), self.placed.entry.size);
             let why = format!("it ended after {has} of {size} bytes");
@@ -145,6 +193,11 @@ impl Job {
         }
         self.target.write(bytes, self.placed.content_at + at)?;
         state.hasher.update(bytes);
+        self.told(state)
+    }
+
+    /// Tells the journal, the disk and the progress how far it is.
+    fn told(&self, state: &mut State) -> Result<()> {
         let length = state.hasher.length();
         if length >= state.recorded + RECORD {
             self.record(Known::Written(length))?;
@@ -158,7 +211,7 @@ impl Job {
         }
         // What is fetched twice is shown once.
         self.progress.advance(length.saturating_sub(state.shown));
-        state.shown = length.max(state.shown);
+        state.shown_to(length);
         Ok(())
     }
 
@@ -171,7 +224,7 @@ impl Job {
         }
     }
 
-    fn fetching(&self) -> String {
+    pub(super) fn fetching(&self) -> String {
         match &self.origin {
             Origin::Url(url) => format!("fetching {url}"),
             Origin::File { path, .. } => format!("reading {}", path.display()),

@@ -1,5 +1,7 @@
 //! Blobs on their way here: streams that are taken up again where they broke.
 
+use std::ops::Range;
+
 use bytes::{Buf as _, Bytes};
 use futures_util::stream::{self, StreamExt as _};
 use reqwest::header::{CONTENT_RANGE, HeaderValue, RANGE};
@@ -7,7 +9,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 
 use super::failure::Failure;
 use super::http::Call;
-use super::{Access, ByteStream, Client, Repository};
+use super::{Access, ByteStream, CHANGED, Client, Repository, mismatch};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 
@@ -39,6 +41,8 @@ struct Pull {
     skip: u64,
     /// Offset in the blob of the next byte that is handed on.
     at: u64,
+    /// Offset of the first byte that is not wanted any more, if not all are.
+    end: Option<u64>,
     /// Breaks since `progress_from`.
     breaks: u32,
     progress_from: u64,
@@ -46,27 +50,58 @@ struct Pull {
 
 /// See [`Repository::blob`].
 pub(super) async fn blob(repository: Repository, digest: Digest, from: u64) -> Result<ByteStream> {
-    let (response, skip) = open(&repository, &digest, from).await?;
-    let pull = Pull { repository, digest, response, skip, at: from, breaks: 0, progress_from: from };
-    let next = |mut pull: Pull| async move { Ok(pull.next().await?.map(|bytes| (bytes, pull))) };
-    Ok(stream::try_unfold(pull, next).boxed())
+    let (response, skip) = open(&repository, &digest, from, None).await?;
+    Ok(Pull { repository, digest, response, skip, at: from, end: None, breaks: 0, progress_from: from }
+        .stream())
+}
+
+/// See [`Repository::blob_part`].
+pub(super) async fn blob_part(
+    repository: Repository,
+    digest: Digest,
+    part: Range<u64>,
+) -> Result<Option<ByteStream>> {
+    let (at, end) = (part.start, Some(part.end));
+    let (response, skip) = open(&repository, &digest, at, end).await?;
+    if response.status() == StatusCode::OK {
+        return Ok(None);
+    }
+    let pull = Pull { repository, digest, response, skip, at, end, breaks: 0, progress_from: at };
+    Ok(Some(pull.stream()))
+}
+
+/// See [`Repository::small_blob`].
+pub(super) async fn small_blob(repository: &Repository, digest: &Digest, size: u64) -> Result<Bytes> {
+    let action = pulling(repository, digest);
+    let call = Call::new(Method::GET, repository.url(&["blobs", &digest.to_string()]).await?);
+    let response = repository.request(&action, Access::Pull, &call, &[StatusCode::OK]).await?;
+    let bytes = match repository.client.0.http.read(response, size).await {
+        // What is larger than what the digest is of is something else.
+        Err(failure @ Failure::TooLarge(_)) => return Err(Error::trust(action, failure).hint(CHANGED)),
+        outcome => outcome.map_err(|failure| repository.client.failed(failure, &action, &call.url))?,
+    };
+    let found = Digest::of(&bytes);
+    if found == *digest { Ok(bytes) } else { Err(mismatch(&action, digest, &found)) }
 }
 
 fn pulling(repository: &Repository, digest: &Digest) -> String {
     format!("fetching blob {}", repository.named(&digest.to_string()))
 }
 
-/// The answer with the blob, and how many of its bytes come before `from`.
-async fn open(repository: &Repository, digest: &Digest, from: u64) -> Result<(Response, u64)> {
+/// The answer with the blob, or with what is before `end` of it, and how many of its bytes come before `from`.
+async fn open(
+    repository: &Repository,
+    digest: &Digest,
+    from: u64,
+    end: Option<u64>,
+) -> Result<(Response, u64)> {
     let action = pulling(repository, digest);
     let mut call = Call::new(Method::GET, repository.url(&["blobs", &digest.to_string()]).await?);
     let mut accepted = vec![StatusCode::OK];
-    if from > 0 {
-        call.headers.insert(
-            RANGE,
-            HeaderValue::from_maybe_shared(format!("bytes={from}-"))
-                .map_err(|e| Error::input(action.as_str(), e))?,
-        );
+    if from > 0 || end.is_some() {
+        let last = end.map(|end| end.saturating_sub(1).to_string()).unwrap_or_default();
+        let range = HeaderValue::from_maybe_shared(format!("bytes={from}-{last}"));
+        call.headers.insert(RANGE, range.map_err(|e| Error::input(action.as_str(), e))?);
         accepted.push(StatusCode::PARTIAL_CONTENT);
     }
     let response = repository.request(&action, Access::Pull, &call, &accepted).await?;
@@ -87,6 +122,11 @@ fn range_start(content_range: &str) -> Option<u64> {
 }
 
 impl Pull {
+    fn stream(self) -> ByteStream {
+        let next = |mut pull: Pull| async move { Ok(pull.next().await?.map(|bytes| (bytes, pull))) };
+        stream::try_unfold(self, next).boxed()
+    }
+
     /// The next bytes; none at the end.
     async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
@@ -117,7 +157,7 @@ impl Pull {
         }
         tracing::debug!(digest = %self.digest, at = self.at, %failure, "taking up a download again");
         tokio::time::sleep(self.repository.client.0.http.back_off(self.breaks)).await;
-        (self.response, self.skip) = open(&self.repository, &self.digest, self.at).await?;
+        (self.response, self.skip) = open(&self.repository, &self.digest, self.at, self.end).await?;
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! A build that was killed, stopped or cut off, and the next one, which fetches only what is missing.
 
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -12,6 +13,7 @@ use warp::reply::Response;
 
 use crate::faults::{Content, Upstream, ask_for, stop, wait_until};
 use crate::liar::{Asked, answer, broken_off, streamed};
+use crate::limits::big_image;
 use crate::world::{Run, World, names};
 
 const MIB: usize = 1 << 20;
@@ -115,19 +117,25 @@ fn written(journal: &str) -> usize {
 }
 
 fn first(asked: &Asked) -> usize {
-    let range = asked.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
-    range.map_or(0, |first| first.parse().expect("a number"))
+    wanted(asked, usize::MAX).start
+}
+
+/// What is asked for of a blob of `size` bytes.
+fn wanted(asked: &Asked, size: usize) -> Range<usize> {
+    let Some(range) = asked.header("range") else { return 0..size };
+    let (first, last) = range.strip_prefix("bytes=").and_then(|r| r.split_once('-')).expect("a range");
+    let number = |text: &str| text.parse::<usize>().expect("a number");
+    number(first)..if last.is_empty() { size } else { number(last) + 1 }
 }
 
 fn ranged(asked: &Asked, content: &Content) -> Option<Response> {
-    match first(asked) {
-        0 => content.answer(),
-        first => {
-            let size = content.bytes.len();
-            let range = format!("bytes {first}-{}/{size}", size - 1);
-            Some(answer(206, &[("content-range", &range)], content.bytes.slice(first..)))
-        }
+    let size = content.bytes.len();
+    let wanted = wanted(asked, size);
+    if asked.header("range").is_none() {
+        return content.answer();
     }
+    let range = format!("bytes {}-{}/{size}", wanted.start, wanted.end - 1);
+    Some(answer(206, &[("content-range", &range)], content.bytes.slice(wanted)))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,5 +235,95 @@ async fn what_is_not_what_its_digest_says_is_thrown_away() {
     assert!(left.iter().all(|name| !name.contains("app.tar")), "{left:?}");
     scene.serve();
     scene.build().exits(0);
+    scene.is_whole();
+}
+
+/// A part of a blob that is asked for, in bytes.
+const PART: usize = 16 * MIB;
+
+/// A scene whose one image has a layer of five parts and a bit.
+async fn large() -> Scene {
+    let world = World::new();
+    big_image(&world.path("large"), 1, 81 * MIB as u64);
+    ask_for(&world, &["large"]);
+    let upstream = Upstream::of(&world).await;
+    upstream.run(&world, &["lock"]).exits(0);
+    upstream.liar.forget();
+    Scene { world, upstream }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_large_blob_is_fetched_in_parts() {
+    let scene = large().await;
+    scene.serve();
+    scene.build().exits(0);
+    let size = 81 * MIB;
+    let mut parts: Vec<_> = scene
+        .upstream
+        .liar
+        .asked()
+        .iter()
+        .filter(|a| a.header("range").is_some())
+        .map(|a| wanted(a, size))
+        .collect();
+    parts.sort_by_key(|part| part.start);
+    assert!(parts.len() >= 5 && parts[0].start < MIB, "{parts:?}");
+    assert!(parts.windows(2).all(|two| two[0].end == two[1].start), "{parts:?}");
+    assert!(parts.iter().all(|part| part.len() == PART || part.end == size), "{parts:?}");
+    scene.is_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_t_be_had_in_parts_comes_as_a_whole() {
+    let scene = large().await;
+    // No ranges at all; parts that are too short, too long; a part that is refused.
+    scene.upstream.honest();
+    scene.build().exits(0);
+    scene.is_whole();
+    for (index, status) in [(0, 206), (1, 206), (2, 416)] {
+        fs::remove_file(scene.world.path("app.tar")).expect("removed");
+        scene.upstream.layers(move |asked, content| {
+            let wanted = wanted(asked, content.bytes.len());
+            if wanted.end == content.bytes.len() || wanted.start < 2 * PART {
+                return ranged(asked, content);
+            }
+            let range = format!("bytes {}-{}/*", wanted.start, wanted.end - 1);
+            let length = [wanted.len() - 1, wanted.len() + 1, 0][index];
+            Some(answer(
+                status,
+                &[("content-range", &range)],
+                content.bytes.slice(wanted.start..wanted.start + length),
+            ))
+        });
+        scene.build().exits(0);
+        scene.is_whole();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_was_killed_amid_parts_loses_only_those() {
+    let scene = large().await;
+    // The fourth part never ends.
+    scene.upstream.layers(|asked, content| {
+        let wanted = wanted(asked, content.bytes.len());
+        if asked.header("range").is_some() && (3 * PART..4 * PART).contains(&wanted.start) {
+            let start = stream::iter([Ok(content.bytes.slice(wanted.start..wanted.start + MIB))]);
+            let range = format!("bytes {}-{}/*", wanted.start, wanted.end - 1);
+            return Some(streamed(206, &[("content-range", &range)], start.chain(stream::pending())));
+        }
+        ranged(asked, content)
+    });
+    let child = scene.upstream.command(&scene.world, &BUILD).stderr(Stdio::piped()).spawn().expect("airlock");
+    wait_until("three parts are there", || {
+        written(&fs::read_to_string(scene.journal()).unwrap_or_default()) >= 3 * PART
+    });
+    stop(child, "KILL");
+    scene.upstream.liar.forget();
+    scene.serve();
+    let built = scene.build().exits(0).json();
+    assert!(built["resumed"].as_u64().is_some_and(|bytes| bytes >= 3 * PART as u64), "{built}");
+    let asked = scene.upstream.liar.asked();
+    let lowest = asked.iter().filter(|asked| asked.header("range").is_some()).map(first).min();
+    assert!(lowest.is_some_and(|first| first >= 3 * PART), "{lowest:?}");
     scene.is_whole();
 }

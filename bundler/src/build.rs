@@ -15,9 +15,9 @@ use tokio::task::JoinSet;
 use crate::archive::Layout;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
+use crate::origin::Sources;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::registry::Client;
 use crate::sign::{self, SigningKey};
 
 mod job;
@@ -40,7 +40,8 @@ pub struct Built {
     pub resumed: u64,
 }
 
-/// Writes the tar to `output`, signed with `key`, or unsigned without one.
+/// Writes the tar to `output`, signed with `key`, or unsigned without one. What the content cache has is taken from there;
+/// with `keeps_blobs`, what came from a registry is put there for the next build.
 ///
 /// # Errors
 /// When something can't be fetched or isn't what its digest says, or the file can't be written. Nothing is left
@@ -49,7 +50,8 @@ pub struct Built {
 pub async fn build(
     plan: Plan,
     key: Option<&SigningKey>,
-    client: &Client,
+    sources: &Sources<'_>,
+    keeps_blobs: bool,
     output: &Path,
     progress: &Arc<dyn Progress>,
 ) -> Result<Built> {
@@ -75,7 +77,7 @@ pub async fn build(
     let mut jobs: Vec<_> = jobs.collect();
     // Large ones first, so that none of them is the last, alone.
     jobs.sort_by_key(|(_, ((placed, _), _))| Reverse(placed.entry.size));
-    let transfers = Arc::new(Semaphore::new(client.transfers()));
+    let transfers = Arc::new(Semaphore::new(sources.client.transfers()));
     let (mut running, mut resumed) = (JoinSet::new(), 0);
     for (index, ((placed, listed), origin)) in jobs {
         let start = match journal.known()[index] {
@@ -87,22 +89,20 @@ pub async fn build(
             Known::Written(bytes) => bytes,
         };
         resumed += start;
-        let (target, journal, progress) = (Arc::clone(&target), Arc::clone(&journal), Arc::clone(progress));
-        let (digest, placed, transfers) = (listed.sha256.0, placed.clone(), Arc::clone(&transfers));
-        running.spawn(
-            Job {
-                index,
-                digest,
-                placed,
-                origin,
-                client: client.clone(),
-                target,
-                journal,
-                progress,
-                transfers,
-            }
-            .run(start),
-        );
+        let job = Job {
+            index,
+            digest: listed.sha256.0,
+            placed: placed.clone(),
+            origin,
+            client: sources.client.clone(),
+            cache: sources.cache.clone(),
+            keeps_blobs,
+            target: Arc::clone(&target),
+            journal: Arc::clone(&journal),
+            progress: Arc::clone(progress),
+            transfers: Arc::clone(&transfers),
+        };
+        running.spawn(job.run(start));
     }
     let mut outcome = Ok(());
     while outcome.is_ok()

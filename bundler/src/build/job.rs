@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::Target;
 use super::journal::{Journal, Known, RECORD};
 use crate::archive::Placed;
+use crate::cache::ContentCache;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Kind, Result};
 use crate::origin::{CHANGED, Origin, check, file_chunks};
@@ -30,6 +31,9 @@ pub(super) struct Job {
     pub(super) placed: Placed,
     pub(super) origin: Origin,
     pub(super) client: Client,
+    pub(super) cache: ContentCache,
+    /// Whether what a registry sent is put into the cache.
+    pub(super) keeps_blobs: bool,
     pub(super) target: Arc<Target>,
     pub(super) journal: Arc<Journal>,
     pub(super) progress: Arc<dyn Progress>,
@@ -52,6 +56,12 @@ impl State {
     /// Bytes that were hashed.
     pub(super) fn length(&self) -> u64 {
         self.hasher.length()
+    }
+
+    /// What came since `hasher` is not right.
+    fn go_back(&mut self, hasher: Hasher) {
+        (self.recorded, self.settled) = (hasher.length(), hasher.length());
+        self.hasher = hasher;
     }
 
     /// So much of the blob was shown as done.
@@ -82,7 +92,18 @@ impl Job {
             }
             outcome => outcome?,
         }
-        job.record(Known::Whole)
+        job.record(Known::Whole)?;
+        // What is there already is not stored once more.
+        if job.keeps_blobs
+            && matches!(job.origin, Origin::Registry(_))
+            && job.cache.path(&job.digest).is_none()
+        {
+            // The bundle is what was asked for; the next build is only slower.
+            if let Err(error) = job.keep().await {
+                tracing::warn!("{error}");
+            }
+        }
+        Ok(())
     }
 
     /// Tells the journal, but not of what is here anyway.
@@ -104,15 +125,24 @@ impl Job {
 
     /// Takes a hash on to `end`. Blocks.
     fn hashed(&self, mut hasher: Hasher, end: u64) -> Result<Hasher> {
-        let mut buffer = vec![0; CHUNK.min(end - hasher.length()) as usize];
-        while hasher.length() < end {
-            let part = &mut buffer[..CHUNK.min(end - hasher.length()) as usize];
-            let at = self.placed.content_at + hasher.length();
-            let read = self.target.file.read_exact_at(part, at);
-            read.map_err(|e| Error::input(format!("reading {}", self.target.path.display()), e))?;
+        self.read(hasher.length(), end, |part| {
             hasher.update(part);
-        }
+            Ok(())
+        })?;
         Ok(hasher)
+    }
+
+    /// Reads what is in the file from `at` to `end`. Blocks.
+    fn read(&self, mut at: u64, end: u64, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut buffer = vec![0; CHUNK.min(end - at) as usize];
+        while at < end {
+            let part = &mut buffer[..CHUNK.min(end - at) as usize];
+            let read = self.target.file.read_exact_at(part, self.placed.content_at + at);
+            read.map_err(|e| Error::input(format!("reading {}", self.target.path.display()), e))?;
+            take(part)?;
+            at += part.len() as u64;
+        }
+        Ok(())
     }
 
     /// Fetches everything behind what `state` has, and checks the whole.
@@ -124,7 +154,12 @@ impl Job {
                 Origin::File { path, offset } => {
                     self.drain(state, file_chunks(path.clone(), offset + from, size - from)).await?;
                 }
-                Origin::Registry(repository) => self.pull(state, repository).await?,
+                Origin::Registry(repository) => {
+                    if self.take_cached(state).await? {
+                        return Ok(());
+                    }
+                    self.pull(state, repository).await?;
+                }
                 Origin::Url(url) => {
                     // A server of files may know no ranges.
                     state.hasher = Hasher::default();
@@ -134,6 +169,38 @@ impl Job {
         }
         let hasher = std::mem::take(&mut state.hasher);
         check(&self.digest, hasher, &self.fetching()).map_err(|e| e.hint(self.changed()))
+    }
+
+    /// Takes the blob out of the cache, whole and checked, if it has it.
+    async fn take_cached(&self, state: &mut State) -> Result<bool> {
+        let (from, size) = (state.length(), self.placed.entry.size);
+        let Some(path) = self.cache.path(&self.digest) else { return Ok(false) };
+        let cached = file_chunks(path.clone(), from, size - from);
+        let before = state.hasher.clone();
+        let outcome = async {
+            self.drain(state, cached).await?;
+            check(&self.digest, std::mem::take(&mut state.hasher), "reading the cache")
+        };
+        match outcome.await {
+            Ok(()) => Ok(true),
+            // A cache may be damaged; what it can't give, the registry can.
+            Err(error) => {
+                tracing::debug!(path = %path.display(), %error, "not out of the cache, then");
+                state.go_back(before);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Puts the blob into the cache.
+    async fn keep(self: &Arc<Self>) -> Result<()> {
+        let job = Arc::clone(self);
+        let kept = tokio::task::spawn_blocking(move || {
+            let mut writer = job.cache.writer()?;
+            job.read(0, job.placed.entry.size, |part| writer.write(part))?;
+            writer.finish().keep()
+        });
+        kept.await.unwrap_or_else(|e| Err(Error::input("storing a blob in the cache", e))).map(drop)
     }
 
     /// Out of a registry: as one stream, until there are transfers to spare.

@@ -32,6 +32,10 @@ pub struct Args {
     /// Don't sign. Every later step refuses such a bundle unless told otherwise.
     #[arg(long, conflicts_with = "key")]
     unsigned: bool,
+    /// Keep what registries send in the content cache (`$XDG_CACHE_HOME/airlock`, else `~/.cache/airlock`), for the next build:
+    /// it takes the room of the images once more. Whatever the cache has is used anyway.
+    #[arg(long)]
+    keep_blobs: bool,
     #[command(flatten)]
     network: Network,
 }
@@ -60,7 +64,9 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let client = args.network.client()?;
     let sources = Sources { client: &client, cache: &cache, base: lock::base(&args.file) };
     let plan = plan(&lock, &text, &sources).await?;
-    let built = bundler::build::build(plan, key.as_ref(), &client, &output, &printer.progress()).await?;
+    let built =
+        bundler::build::build(plan, key.as_ref(), &sources, args.keep_blobs, &output, &printer.progress())
+            .await?;
     if args.unsigned {
         printer.warn("the bundle is not signed (--unsigned)");
     }

@@ -327,3 +327,35 @@ async fn a_build_that_was_killed_amid_parts_loses_only_those() {
     assert!(lowest.is_some_and(|first| first >= 3 * PART), "{lowest:?}");
     scene.is_whole();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_kept_is_not_fetched_again() {
+    let scene = Scene::new().await;
+    let keep = [&BUILD[..], &["--keep-blobs"]].concat();
+    let build = |args: &[&str]| scene.upstream.run(&scene.world, args).exits(0);
+    let cached = || {
+        let blobs = scene.world.path("cache/airlock/blobs/sha256");
+        let sizes = names(&blobs).into_iter().map(move |name| (fs::metadata(blobs.join(&name)), name));
+        sizes
+            .filter(|(metadata, _)| metadata.as_ref().is_ok_and(|m| m.len() > MIB as u64))
+            .map(|(_, name)| name)
+            .collect::<Vec<_>>()
+    };
+    build(&BUILD);
+    assert!(!scene.world.path("cache/airlock/blobs").exists(), "nothing is kept unasked");
+    build(&keep);
+    assert_eq!(cached().len(), 1);
+    scene.upstream.liar.forget();
+    build(&BUILD);
+    assert_eq!(scene.layers_asked(), [0; 0]);
+    scene.is_whole();
+
+    let path = scene.world.path("cache/airlock/blobs/sha256").join(&cached()[0]);
+    for damage in [&b"short"[..], &vec![0; 9 * MIB]] {
+        fs::write(&path, damage).expect("written");
+        scene.upstream.liar.forget();
+        build(&BUILD);
+        assert_eq!(scene.layers_asked().len(), 1, "the damaged one");
+        scene.is_whole();
+    }
+}

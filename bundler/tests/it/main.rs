@@ -20,5 +20,6 @@ mod resume;
 mod rewrite;
 mod source;
 mod uploads;
+mod work;
 mod world;
 mod yaml;

@@ -130,10 +130,13 @@ pub struct Settings<'a> {
     pub network: Option<&'a Isolation>,
 }
 
+/// What [`Registry`] answered, line by line.
+const ACCESS_LOG: &str = "access.log";
+
 /// CNCF distribution's registry on loopback, empty at first.
 pub struct Registry {
     _process: Running,
-    _directory: TempDir,
+    directory: TempDir,
     port: u16,
 }
 
@@ -150,7 +153,7 @@ impl Registry {
         let port = free_port();
         let at = |name: &str| directory.path().join(name).display().to_string();
         let mut config = format!(
-            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
+            "version: 0.1\nlog: {{level: error}}\n\
              storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
              http:\n  addr: 127.0.0.1:{port}\n",
             at("data")
@@ -168,18 +171,24 @@ impl Registry {
         let child = command
             .unwrap_or_else(|| Command::new(program))
             .args(["serve", &at("config.yml")])
-            .stdout(Stdio::null())
+            .stdout(fs::File::create(at(ACCESS_LOG)).expect("a log"))
             .stderr(Stdio::null())
             .spawn()
             .expect("docker-registry must be installed (Debian: apt-get install docker-registry)");
         let process = Running(child);
         settings.network.map_or_else(|| wait_for(port), |network| network.wait_for(port));
-        Self { _process: process, _directory: directory, port }
+        Self { _process: process, directory, port }
     }
 
     /// `127.0.0.1:PORT`.
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The requests that it has answered, such as `HEAD /v2/app/manifests/1 HTTP/1.1`.
+    pub fn requests(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.directory.path().join(ACCESS_LOG)).expect("its log");
+        log.lines().filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect()
     }
 }
 

@@ -12,7 +12,6 @@ mod rendering;
 mod serve;
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
@@ -21,8 +20,7 @@ use bundler::digest::Digest;
 use bundler::lock::Lock;
 use serde_json::Value;
 
-use crate::parts::Running;
-use crate::world::{Run, World};
+use crate::world::{Run, Served, World};
 
 pub const HELLO: &str = "docker.io/airlock-dev/hello:0.1.0";
 pub const BUSYBOX: &str = "docker.io/library/busybox:1.36";
@@ -146,32 +144,6 @@ fn remover(dir: &Path) -> Child {
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' INT TERM; cat; rm -rf \"$0\""]).arg(dir);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("sh")
-}
-
-/// `airlock serve` of a bundle.
-struct Served {
-    _process: Running,
-    /// `127.0.0.1:PORT`.
-    host: String,
-}
-
-impl Served {
-    fn start(world: &World, bundle: &str) -> Self {
-        Self::with(world, bundle, &[])
-    }
-
-    fn with(world: &World, bundle: &str, more: &[&str]) -> Self {
-        let mut command = world.command(&["--json", "serve", bundle, "--key", "airlock.pub"]);
-        command.args(["--listen", "127.0.0.1:0"]).args(more).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().expect("airlock");
-        let stdout = child.stdout.take().expect("its stdout");
-        let process = Running(child);
-        // It says where it listens, in one value, and stays.
-        let said = serde_json::Deserializer::from_reader(stdout.take(4096)).into_iter::<Value>().next();
-        let said = said.expect("an address").expect("JSON");
-        let host = said["address"].as_str().expect("an address").into();
-        Self { _process: process, host }
-    }
 }
 
 /// Runs a program when it is dropped: what a test put into an engine is taken out again, however the test ends.

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::parts::{Registry, Running, Settings, Tmpfs, free_port, signal, succeed, wait_for};
 use crate::world::{Run, World, blob, names};
 
-const MIB: u64 = 1 << 20;
+pub const MIB: u64 = 1 << 20;
 /// Most memory that a verb may have resident, whatever the bundle's size.
 const MEMORY: u64 = 64 * MIB;
 /// What a file system may need beside a file's content.
@@ -113,7 +113,8 @@ fn big_blob(layout: &Path, seed: u64, size: u64) -> serde_json::Value {
     json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": size})
 }
 
-/// An OCI layout directory with an image of `layers` layers of `size` bytes; the layers' digests.
+/// An OCI layout directory with an image of `layers` layers of `size` bytes; the layers' digests. Of two such images the
+/// first layers are the same.
 pub fn big_image(layout: &Path, layers: u64, size: u64) -> Vec<String> {
     let layers: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> =

@@ -1,11 +1,60 @@
 //! How much work is done, by count: requests, bytes that are read and written. Time would say the same, less surely.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use bundler::digest::Digest;
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
-use crate::parts::Registry;
-use crate::world::World;
+use crate::faults::{Upstream, ask_for};
+use crate::limits::{MIB, big_image};
+use crate::parts::{Registry, Settings, succeed};
+use crate::world::{Run, Served, World};
+
+/// Most bytes that are read of anything but layers: headers, manifests, keys, the lock, and the system's CA certificates,
+/// which are most of it.
+const SMALL: u64 = MIB;
+
+/// Bytes that a process has read so far, sockets aside, and written.
+struct Io {
+    read: u64,
+    written: u64,
+}
+
+impl Io {
+    fn of(pid: u32) -> Self {
+        let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("the kernel's count");
+        let count = |name: &str| {
+            let count = io.lines().find_map(|line| line.strip_prefix(name)?.parse().ok());
+            count.expect("a number")
+        };
+        Self { read: count("rchar: "), written: count("wchar: ") }
+    }
+}
+
+/// Runs airlock to its end.
+fn counted(mut command: Command) -> (Run, Io) {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("airlock");
+    // The kernel keeps the count until somebody has waited for the process.
+    let pid = Pid::from_child(&child);
+    waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).expect("its end");
+    let io = Io::of(child.id());
+    (child.wait_with_output().expect("airlock").into(), io)
+}
+
+/// Asserts that `bytes` are `times` the bundle, but for a twentieth: padding that nobody reads, and keys.
+#[track_caller]
+fn assert_times(what: &str, bytes: u64, times: u64, bundle: u64) {
+    let beside = bytes.abs_diff(times * bundle);
+    assert!(beside < bundle / 20, "{what}: {bytes} bytes of a bundle of {bundle}");
+}
+
+#[track_caller]
+fn assert_small(what: &str, bytes: u64) {
+    assert!((1..SMALL).contains(&bytes), "{what}: {bytes} bytes");
+}
 
 #[test]
 #[ignore = "needs real parts: cargo xtask test"]
@@ -39,4 +88,74 @@ fn a_push_of_what_is_there_asks_once_for_each_image_chart_and_file() {
     assert_eq!(asked.len(), IMAGES + 2, "{asked:?}");
     let unique: BTreeSet<_> = asked.iter().filter(|asked| asked.starts_with("HEAD /v2/")).collect();
     assert_eq!(unique.len(), asked.len(), "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_asks_once_for_each_layer_and_manifest() {
+    let world = World::new();
+    big_image(&world.path("one"), 2, MIB);
+    big_image(&world.path("two"), 3, MIB);
+    ask_for(&world, &["one", "two"]);
+    let upstream = Upstream::of(&world).await;
+    upstream.run(&world, &["lock"]).exits(0);
+    upstream.liar.forget();
+    let build = upstream.command(&world, &["build", "--unsigned", "--output", "app.tar"]);
+    let (run, io) = counted(build);
+    run.exits(0);
+    let bundle = fs::metadata(world.path("app.tar")).expect("the bundle").len();
+    let mut asked: Vec<_> = upstream.liar.asked().into_iter().map(|asked| asked.target).collect();
+    asked.sort();
+    let digest = |target: &String| target.rsplit_once('/').expect("a path").1.to_owned();
+    // Two manifests, two configs, and the layers of the larger image.
+    assert_eq!(asked.iter().map(digest).collect::<BTreeSet<_>>().len(), 7, "{asked:#?}");
+    // A config is asked for to plan the bundle, and once more to write it.
+    assert_eq!(asked.len(), 7 + 2, "{asked:#?}");
+    assert_small("build reads what it wrote", io.read);
+    assert_times("build writes", io.written, 1, bundle);
+}
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn a_bundle_is_read_once_or_not_at_all() {
+    const LAYER: u64 = 64 * MIB;
+    let room = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let world = World::below(room);
+    let layers = big_image(&world.path("big"), 4, LAYER);
+    world.spec("[[image]]\nref = \"big:1\"\nfrom = \"oci:big\"\n");
+    world.keys("airlock");
+    let read = |args: &[&str]| {
+        let (run, io) = counted(world.command(args));
+        run.exits(0);
+        io.read
+    };
+    assert_small("lock", read(&["lock"]));
+    let (run, io) = counted(world.command(&["build", "--key", "airlock.key", "--output", "big.tar"]));
+    run.exits(0);
+    let bundle = fs::metadata(world.path("big.tar")).expect("the bundle").len();
+    assert_times("build reads", io.read, 1, bundle);
+    assert_times("build writes", io.written, 1, bundle);
+
+    let trusted = ["big.tar", "--key", "airlock.pub"];
+    assert_times("verify", read(&[&["verify"], &trusted[..]].concat()), 1, bundle);
+    assert_small("verify --quick", read(&[&["verify", "--quick"], &trusted[..]].concat()));
+
+    let registry = Registry::with(&Settings { below: Some(room), ..Settings::default() });
+    let host = registry.host();
+    let push = ["push", "big.tar", &host, "--key", "airlock.pub"];
+    assert_times("push", read(&push), 1, bundle);
+    assert_small("push of what is there", read(&push));
+
+    let served = Served::start(&world, "big.tar");
+    let read = || Io::of(served.process.0.id()).read;
+    assert_small("serve, when it listens", read());
+    let url = |layer| format!("http://{}/v2/docker.io/library/big/blobs/{layer}", served.host);
+    for times in 1..=2 {
+        for layer in &layers {
+            succeed(Command::new("curl").args(["-sf", "--output", "/dev/null", &url(layer)]));
+        }
+        assert_times("serve, when all was pulled", read(), times, bundle);
+    }
+    let before = read();
+    assert_eq!(succeed(Command::new("curl").args(["-sf", "--range", "0-0", &url(&layers[0])])).len(), 1);
+    assert_small("serve, a byte of what it has checked", read() - before);
 }

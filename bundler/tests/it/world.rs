@@ -1,11 +1,14 @@
 //! A directory of a test's own with a spec, images and keys in it, and the `airlock` binary run there.
 
 use std::ffi::OsStr;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use bundler::digest::Digest;
 use serde_json::json;
+
+use crate::parts::Running;
 
 pub const PASSWORD: &str = "correct horse";
 
@@ -157,6 +160,33 @@ impl World {
         let index = json!({"schemaVersion": 2, "manifests": [root_descriptor]});
         std::fs::write(root.join("index.json"), index.to_string()).expect("index.json");
         std::fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("oci-layout");
+    }
+}
+
+/// `airlock serve` of a bundle.
+pub struct Served {
+    pub process: Running,
+    /// `127.0.0.1:PORT`.
+    pub host: String,
+}
+
+impl Served {
+    pub fn start(world: &World, bundle: &str) -> Self {
+        Self::with(world, bundle, &[])
+    }
+
+    pub fn with(world: &World, bundle: &str, more: &[&str]) -> Self {
+        let mut command = world.command(&["--json", "serve", bundle, "--key", "airlock.pub"]);
+        command.args(["--listen", "127.0.0.1:0"]).args(more).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("airlock");
+        let stdout = child.stdout.take().expect("its stdout");
+        let process = Running(child);
+        // It says where it listens, in one value, and stays.
+        let said =
+            serde_json::Deserializer::from_reader(stdout.take(4096)).into_iter::<serde_json::Value>().next();
+        let said = said.expect("an address").expect("JSON");
+        let host = said["address"].as_str().expect("an address").into();
+        Self { process, host }
     }
 }
 

@@ -15,12 +15,12 @@ use crate::world::{Run, World, blob, names};
 
 pub const MIB: u64 = 1 << 20;
 /// Most memory that a verb may have resident, whatever the bundle's size.
-const MEMORY: u64 = 64 * MIB;
+pub const MEMORY: u64 = 64 * MIB;
 /// What a file system may need beside a file's content.
 const SLACK: u64 = 4 * MIB;
 
 /// Most memory that a process has had resident so far, in bytes; none once it has ended.
-fn peak_memory(pid: u32) -> Option<u64> {
+pub fn peak_memory(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
@@ -121,6 +121,11 @@ pub fn big_image(layout: &Path, layers: u64, size: u64) -> Vec<String> {
             (1..=layers).map(|seed| scope.spawn(move || big_blob(layout, seed, size))).collect();
         threads.into_iter().map(|thread| thread.join().expect("a blob")).collect()
     });
+    image_of(layout, &layers)
+}
+
+/// An OCI layout directory with an image of the layers that are in it; their digests.
+pub fn image_of(layout: &Path, layers: &[serde_json::Value]) -> Vec<String> {
     let digests: Vec<_> = layers.iter().map(|l| l["digest"].as_str().expect("a digest").to_owned()).collect();
     let config = json!({
         "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": digests},

@@ -1,17 +1,25 @@
 //! How much work is done, by count: requests, bytes that are read and written. Time would say the same, less surely.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use bundler::cache::ContentCache;
 use bundler::digest::Digest;
+use bundler::lock::Lock;
+use bundler::origin::{Origin, Sources};
+use bundler::plan::plan;
+use bundler::registry::{Client, Options};
+use bundler::sign::{self, SigningKey};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use serde_json::json;
 
 use crate::faults::{Upstream, ask_for};
-use crate::limits::{MIB, big_image};
+use crate::limits::{MEMORY, MIB, big_image, image_of, peak_memory};
 use crate::parts::{Registry, Settings, succeed};
-use crate::world::{Run, Served, World};
+use crate::world::{PASSWORD, Run, Served, World};
 
 /// Most bytes that are read of anything but layers: headers, manifests, keys, the lock, and the system's CA certificates,
 /// which are most of it.
@@ -158,4 +166,67 @@ fn a_bundle_is_read_once_or_not_at_all() {
     let before = read();
     assert_eq!(succeed(Command::new("curl").args(["-sf", "--range", "0-0", &url(&layers[0])])).len(), 1);
     assert_small("serve, a byte of what it has checked", read() - before);
+}
+
+/// A signed bundle of an image with three layers of `size` bytes: holes, that take no disk. They are not what their
+/// digests say, so that nobody has to hash them; its structure is sound.
+async fn hollow_bundle(world: &World, size: u64) -> Vec<String> {
+    let blobs = world.path("hollow/blobs/sha256");
+    fs::create_dir_all(&blobs).expect("a directory");
+    let layers = ["a", "b", "c"].map(|name| {
+        let digest = Digest::of(name.as_bytes());
+        File::create(blobs.join(digest.hex())).and_then(|file| file.set_len(size)).expect("a hole");
+        json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": size})
+    });
+    let layers = image_of(&world.path("hollow"), &layers);
+    world.spec("[[image]]\nref = \"hollow:1\"\nfrom = \"oci:hollow\"\n");
+    world.keys("airlock");
+    world.run(&["lock"]).exits(0);
+
+    let read = |name: &str| fs::read_to_string(world.path(name)).expect(name);
+    let client = Client::new(&Options::default()).expect("a client");
+    let sources =
+        Sources { client: &client, cache: &ContentCache::at(world.path("cache")), base: &world.path("") };
+    let lock = read("images.lock");
+    let plan = plan(&Lock::parse(&lock).expect("the lock"), &lock, &sources).await.expect("a plan");
+    let key = SigningKey::from_cosign_pem(&read("airlock.key"), PASSWORD.as_bytes()).expect("the key");
+    let signature = sign::sign(&key, &plan.manifest_bytes).expect("a signature");
+    let small = |origin: &Origin| match origin {
+        Origin::Bytes(bytes) => bytes.to_vec(),
+        Origin::File { path, .. } if fs::metadata(path).expect("a file").len() < MIB => {
+            fs::read(path).expect("a file")
+        }
+        _ => vec![],
+    };
+    let contents = [plan.manifest_bytes.clone(), signature].into_iter().chain(plan.origins.iter().map(small));
+    let file = File::create(world.path("hollow.tar")).expect("a file");
+    file.set_len(plan.layout.file_size).expect("its size");
+    for (placed, content) in plan.layout.entries.iter().zip(contents) {
+        file.write_all_at(&placed.header(), placed.header_at).expect("written");
+        file.write_all_at(&content, placed.content_at).expect("written");
+    }
+    layers
+}
+
+#[tokio::test]
+#[ignore = "needs real parts: cargo xtask test"]
+async fn thirty_gigabytes_are_served_and_checked_quickly_like_little() {
+    let world = World::new();
+    let layers = hollow_bundle(&world, 10_000 * MIB).await;
+    assert!(fs::metadata(world.path("hollow.tar")).expect("the bundle").len() > 30_000 * MIB);
+    let (run, io) = counted(world.command(&["verify", "--quick", "hollow.tar", "--key", "airlock.pub"]));
+    run.exits(0);
+    assert_small("verify --quick", io.read);
+    let served = Served::start(&world, "hollow.tar");
+    let pid = served.process.0.id();
+    assert_small("serve, when it listens", Io::of(pid).read);
+
+    // The first bytes come before the last ones were read.
+    let url = format!("http://{}/v2/docker.io/library/hollow/blobs/{}", served.host, layers[0]);
+    let script = format!("curl -sf {url} | head -c {MIB} | wc -c");
+    assert_eq!(succeed(Command::new("sh").args(["-c", &script])), format!("{MIB}\n"));
+    let read = Io::of(pid).read;
+    assert!((MIB..64 * MIB).contains(&read), "{read} bytes");
+    let memory = peak_memory(pid).expect("serve runs");
+    assert!(memory < MEMORY, "{} KiB of memory", memory >> 10);
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask bench service`: the service beside what it replaces, on the same Redis, in one run. The other
-//! ones are in [`rewrite`] and [`transfer`].
+//! ones are in [`rewrite`], [`transfer`] and [`large`].
 
+pub mod large;
 mod measure;
 pub mod rewrite;
 pub mod transfer;

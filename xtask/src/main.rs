@@ -37,6 +37,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   bench transfer [--rounds N] [--megabytes N]
                                build, verify, serve and push of 20 images and 3 GB beside skopeo, oras, a registry, openssl and
                                cp, as a table; --megabytes for fewer layers
+  bench large                  start and memory of `airlock serve` and `verify` with bundles of 3 and of 30 GB, which are holes
   survey [--charts FILE]       public charts through helm, discover and rewrite, as a table in docs/charts.md; with
                                --charts those of another list, and the table only shown
   chart-docs                   write the tables of values into the chart's README
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         ["bench", "service"] => bench::service(),
         ["bench", "rewrite"] => bench::rewrite::run(),
         ["bench", "transfer", options @ ..] => bench::transfer::run(options),
+        ["bench", "large"] => bench::large::run(),
         ["survey"] => survey::run(None),
         ["survey", "--charts", list] => survey::run(Some(list)),
         ["chart-docs"] => charts::docs(),

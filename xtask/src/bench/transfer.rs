@@ -6,15 +6,13 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use data::{Data, UPSTREAM};
 
-use super::measure::{Used, measure, written};
+use super::measure::{PATIENCE, Used, measure, start_to_first_byte, written};
 use super::memory;
 use crate::parts::{self, Place, Registry, Running, Scratch};
 use crate::sh::{command, run as quietly, text};
@@ -25,8 +23,6 @@ use crate::{Failure, Outcome, images};
 const ROUNDS: usize = 5;
 /// How much of a job's bytes is on disk when it is killed, to be resumed.
 const KILLED_AT: f64 = 0.9;
-/// Longest wait for that.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 const BUILD: &str = "airlock build --key airlock.key --output bundle.tar";
 const BUILD_SKOPEO: &str = "for image in $IMAGES; do
@@ -231,16 +227,7 @@ impl<'a> Bench<'a> {
         let site = format!("127.0.0.1:{}", Place::Here.free_port()?);
         let args = ["serve", "bundle.tar", "--key", "airlock.pub", "--listen", &site];
         let serve = self.command(text(self.airlock)?, &args, &[]);
-        let begin = Instant::now();
-        let mut server = Running::start(&serve, &self.path("serve.log"))?;
-        while !first_byte(&site, &self.largest) {
-            server.still_runs()?;
-            if begin.elapsed() > PATIENCE {
-                return Err("not in time: airlock serve sends the first byte of a blob".into());
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        let seconds = begin.elapsed().as_secs_f64();
+        let (server, seconds) = start_to_first_byte(&serve, &self.path("serve.log"), &site, &self.largest)?;
         let source = self.source.host.clone();
         self.job("pulls, first", PULL, &[("FROM", &site)])?;
         self.job("pulls, registry", PULL, &[("FROM", &source)])?;
@@ -289,24 +276,6 @@ fn lists(paths: &[String]) -> [String; 8] {
         lists[turn] += &format!("{path}\n");
     }
     lists
-}
-
-/// Whether a registry sends the first byte of a blob.
-fn first_byte(host: &str, path: &str) -> bool {
-    let Ok(mut stream) = TcpStream::connect(host) else { return false };
-    let mut answer = Vec::new();
-    let mut piece = [0; 4096];
-    if write!(stream, "GET /v2/{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").is_err() {
-        return false;
-    }
-    while let Ok(length @ 1..) = stream.read(&mut piece) {
-        answer.extend_from_slice(&piece[..length]);
-        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
-        if end.is_some_and(|end| answer.len() > end + 4) {
-            return answer.starts_with(b"HTTP/1.1 200");
-        }
-    }
-    false
 }
 
 #[cfg(test)]

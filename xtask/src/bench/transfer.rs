@@ -33,6 +33,10 @@ const BUILD_ORAS: &str = "for image in $IMAGES; do
     oras cp --recursive --no-tty --from-plain-http --to-oci-layout $SOURCE/$image:1 oras:$image
 done
 tar -cf oras.tar oras";
+const BUILD_CRANE: &str = "for image in $IMAGES; do
+    crane pull --insecure --format=oci $SOURCE/$image:1 crane
+done
+tar -cf crane.tar crane";
 const BUILD_FLOOR: &str = "cp bundle.tar copy.tar; openssl dgst -sha256 copy.tar";
 /// As a build ends: what it wrote is on the disk, and not only in memory.
 const BUILD_SYNCED: &str = "cp bundle.tar copy.tar; sync copy.tar; openssl dgst -sha256 copy.tar";
@@ -47,6 +51,14 @@ done";
 const PUSH_ORAS: &str = "for image in $IMAGES; do
     oras cp --recursive --no-tty --from-oci-layout --to-plain-http $LAYOUT:$image $SITE/$image:1
 done";
+
+/// All images as one index in one repository: crane pushes nothing else out of a layout with several.
+const PUSH_CRANE: &str = "crane push --insecure --index $LAYOUT $SITE/images:1";
+/// Every blob once, into one repository, and nothing is asked or checked.
+const PUSH_FLOOR: &str = "ls $LAYOUT/blobs/sha256 | xargs -P 6 -I {} sh -ec '
+    send() { curl --silent --show-error --fail --noproxy \"*\" --output /dev/null \"$@\"; }
+    at=$(send --request POST --write-out %header{location} http://$SITE/v2/images/blobs/uploads/)
+    send --header Expect: --upload-file $LAYOUT/blobs/sha256/{} \"$at&digest=sha256:{}\"'";
 
 /// What was measured of each job, round by round.
 #[derive(Default)]
@@ -176,12 +188,21 @@ impl<'a> Bench<'a> {
         self.samples.jobs.entry(name).or_default().push(used);
     }
 
+    /// Nothing installs crane here: it is measured where it is on PATH.
+    fn has_crane(&self) -> bool {
+        self.command("sh", &["-c", "command -v crane"], &[]).output().is_ok_and(|done| done.status.success())
+    }
+
     fn round(&mut self) -> Outcome {
         self.remove(&["bundle.tar"]);
         self.job("build, skopeo", BUILD_SKOPEO, &[])?;
         self.remove(&["skopeo", "skopeo.tar"]);
         self.job("build, oras", BUILD_ORAS, &[])?;
         self.remove(&["oras", "oras.tar"]);
+        if self.has_crane() {
+            self.job("build, crane", BUILD_CRANE, &[])?;
+            self.remove(&["crane", "crane.tar"]);
+        }
         self.build()?;
         self.job("build, floor", BUILD_FLOOR, &[])?;
         self.remove(&["copy.tar"]);
@@ -192,6 +213,10 @@ impl<'a> Bench<'a> {
         self.serve()?;
         self.push("push, skopeo", PUSH_SKOPEO)?;
         self.push("push, oras", PUSH_ORAS)?;
+        if self.has_crane() {
+            self.push("push, crane", PUSH_CRANE)?;
+        }
+        self.push("push, floor", PUSH_FLOOR)?;
         self.push("push", PUSH)?;
         self.resume_push()
     }

@@ -105,6 +105,11 @@ fn rows(samples: &Samples, what: &What) -> Result<Vec<Row>, Failure> {
             bar,
         })
     };
+    // Not on every machine: a row where it is.
+    let crane = |job, name, theirs: &str| {
+        let is_there = samples.jobs.contains_key(theirs);
+        is_there.then(|| beside(job, job, name, theirs, None)).transpose()
+    };
     let alone = |job, ours, unit, bar| Row { job, ours, unit, beside: None, bar: Some(bar) };
     let memory = |title, job: &str| {
         Ok::<_, Failure>(alone(title, of(job, |used| used.memory)? / 1024.0, (1, " MiB"), MEMORY))
@@ -114,7 +119,7 @@ fn rows(samples: &Samples, what: &What) -> Result<Vec<Row>, Failure> {
         Ok::<_, Failure>(alone(title, more.max(0.0) / MIB, (2, " MiB"), NO_DISK))
     };
     let unchanged = UNCHANGED * what.images as f64;
-    Ok(vec![
+    let mut rows = vec![
         beside("build", "build", "skopeo to an OCI layout, and tar", "build, skopeo", Some(0.5))?,
         beside("build", "build", "oras to an OCI layout, and tar", "build, oras", None)?,
         beside("build", "build", "cp and openssl dgst", "build, floor", Some(1.5))?,
@@ -137,6 +142,7 @@ fn rows(samples: &Samples, what: &What) -> Result<Vec<Row>, Failure> {
         )?,
         beside("push", "push", "skopeo", "push, skopeo", Some(0.5))?,
         beside("push", "push", "oras", "push, oras", None)?,
+        beside("push", "push", "curl, 6 at once, which only sends", "push, floor", None)?,
         alone("push, nothing changed", seconds("push, again")?, (2, " s"), unchanged),
         alone("push, nothing changed: requests an image", median(samples.requests.clone()), (2, ""), 1.0),
         memory("memory, build", "build")?,
@@ -161,7 +167,10 @@ fn rows(samples: &Samples, what: &What) -> Result<Vec<Row>, Failure> {
             "push",
             Some(RESUMED),
         )?,
-    ])
+    ];
+    rows.extend(crane("build", "crane to an OCI layout, and tar", "build, crane")?);
+    rows.extend(crane("push", "crane, as one index", "push, crane")?);
+    Ok(rows)
 }
 
 #[cfg(test)]

@@ -121,6 +121,9 @@ async fn plan_image(
             return Err(stale(&format!("{field} of image {name}"), pinned, found));
         }
     }
+    if let Some(config) = &resolved.config {
+        content.bytes(config.clone());
+    }
     for (digest, size) in &resolved.layers {
         content.add(*digest, *size, source.origin(digest)?, false);
     }

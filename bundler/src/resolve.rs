@@ -77,6 +77,8 @@ pub struct Resolved {
     pub layers: BTreeMap<Digest, u64>,
     /// Configs, with their sizes.
     pub configs: BTreeMap<Digest, u64>,
+    /// The config, where it had to be read.
+    pub config: Option<Bytes>,
     /// The manifest, where the root is one.
     pub single: Option<ImageManifest>,
 }
@@ -117,12 +119,13 @@ pub async fn resolve(
     let asked = source.manifest(tag_or_digest).await.map_err(|e| e.within(doing()))?;
     match parse(name, &asked)? {
         Parsed::Manifest(manifest) => {
-            let has = platform(source, &manifest).await.map_err(|e| e.within(doing()))?;
+            let (has, config) = platform(source, &manifest).await.map_err(|e| e.within(doing()))?.unzip();
             if let (Some(has), Platforms::Some(wanted)) = (&has, wanted) {
                 image::check_single(has, wanted).map_err(|e| no_platform(name, &e))?;
             }
             let platforms = has.map(|platform| (platform, asked.digest)).into_iter().collect();
             let mut resolved = Resolved::new(asked, platforms);
+            resolved.config = config;
             resolved.add(&manifest);
             resolved.single = Some(manifest);
             Ok(resolved)
@@ -134,7 +137,16 @@ pub async fn resolve(
 impl Resolved {
     fn new(root: Manifest, platforms: BTreeMap<Platform, Digest>) -> Self {
         let (layers, configs) = Default::default();
-        Self { root, upstream: None, children: vec![], platforms, layers, configs, single: None }
+        Self {
+            root,
+            upstream: None,
+            children: vec![],
+            platforms,
+            layers,
+            configs,
+            config: None,
+            single: None,
+        }
     }
 }
 
@@ -205,8 +217,8 @@ fn parse(name: &str, manifest: &Manifest) -> Result<Parsed> {
         .map_err(|e| Error::input(format!("reading {} of image {name}", manifest.digest), e))
 }
 
-/// What a manifest without an index runs on; none for what isn't an image to run.
-async fn platform(source: &ImageSource, manifest: &ImageManifest) -> Result<Option<Platform>> {
+/// What a manifest without an index runs on, and the config that says so; none for what isn't an image to run.
+async fn platform(source: &ImageSource, manifest: &ImageManifest) -> Result<Option<(Platform, Bytes)>> {
     const IMAGE_CONFIGS: [&str; 2] =
         ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
     if !IMAGE_CONFIGS.contains(&manifest.config.media_type.as_str()) {
@@ -215,7 +227,7 @@ async fn platform(source: &ImageSource, manifest: &ImageManifest) -> Result<Opti
     let config = source.config(&manifest.config).await?;
     let platform = image::config_platform(&config)
         .map_err(|e| Error::input(format!("reading config {}", manifest.config.digest), e))?;
-    Ok(Some(platform))
+    Ok(Some((platform, config)))
 }
 
 fn no_platform(name: &str, error: &image::ImageError) -> Error {

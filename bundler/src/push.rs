@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::image::{ImageManifest, OCI_MANIFEST, Parsed};
 use crate::progress::Progress;
 use crate::reference::{Mapping, source_path};
@@ -127,6 +127,8 @@ fn collision(name: &str, other: &str, repository: &str) -> Error {
 /// An item that the registry has not.
 struct Missing<'a> {
     item: Item<'a>,
+    /// What it has under that tag instead.
+    other: Option<Digest>,
     /// Manifests below an index, with their media types.
     children: Vec<(Digest, String)>,
     /// Configs and layers.
@@ -179,12 +181,12 @@ impl Push<'_> {
     async fn ask<'a>(&self, items: Vec<Item<'a>>) -> Result<Vec<Missing<'a>>> {
         let asked = futures_util::stream::iter(items).map(|item| async {
             let there = self.repository(&item).head_manifest(&item.target()).await?;
-            if there == Some(item.digest) { Ok(None) } else { self.missing(item).map(Some) }
+            if there == Some(item.digest) { Ok(None) } else { self.missing(item, there).map(Some) }
         });
         asked.buffered(PARALLEL_QUESTIONS).try_filter_map(|missing| async { Ok(missing) }).try_collect().await
     }
 
-    fn missing<'a>(&self, item: Item<'a>) -> Result<Missing<'a>> {
+    fn missing<'a>(&self, item: Item<'a>, other: Option<Digest>) -> Result<Missing<'a>> {
         let (mut children, mut blobs) = (Vec::new(), BTreeSet::new());
         let mut add = |manifest: &ImageManifest| {
             blobs.extend(manifest.layers.iter().chain([&manifest.config]).map(|part| part.digest));
@@ -204,7 +206,7 @@ impl Push<'_> {
             }
         }
         let waiting = AtomicUsize::new(blobs.len());
-        Ok(Missing { item, children, blobs, waiting })
+        Ok(Missing { item, other, children, blobs, waiting })
     }
 
     /// Sends a blob to the first repository that needs it, has the others take it over from there, and completes what
@@ -264,13 +266,21 @@ impl Push<'_> {
 
     /// Puts the manifests of an item whose blobs are all there.
     async fn complete(&self, missing: &Missing<'_>) -> Result<()> {
-        let Missing { item, children, .. } = missing;
+        let Missing { item, other, children, .. } = missing;
         let repository = self.repository(item);
         for (digest, media_type) in children {
             let bytes = self.bundle.small(digest)?;
             repository.put_manifest(&digest.to_string(), media_type, bytes).await?;
         }
-        repository.put_manifest(&item.target(), item.media_type, self.bundle.small(&item.digest)?).await
+        let put =
+            repository.put_manifest(&item.target(), item.media_type, self.bundle.small(&item.digest)?).await;
+        put.map_err(|error| match other {
+            Some(other) if error.kind() == Kind::Network => error.hint(format!(
+                "the tag is there already, with {other}, and the registry may not let it be changed (immutable tags): \
+                 delete it there, or push below another prefix"
+            )),
+            _ => error,
+        })
     }
 }
 

@@ -149,9 +149,7 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
 
     /// Opens an upload.
     async fn begin(&self) -> Result<Open> {
-        let start = Call::new(Method::POST, self.repository.url(&["blobs", "uploads", ""]).await?);
-        let opened =
-            self.repository.request(&self.action, Access::Push, &start, &[StatusCode::ACCEPTED]).await?;
+        let (start, opened) = open(self.repository, &self.action).await?;
         let missing = || Failure::Protocol("it opened an upload without saying where".into());
         let url = http::location(&opened)
             .and_then(|url| url.ok_or_else(missing))
@@ -356,11 +354,26 @@ impl Pieces {
     }
 }
 
+/// Opens an upload: the request, and its answer.
+async fn open(repository: &Repository, action: &str) -> Result<(Call, Response)> {
+    let start = Call::new(Method::POST, repository.url(&["blobs", "uploads", ""]).await?);
+    let accepted = [StatusCode::ACCEPTED, StatusCode::NOT_FOUND];
+    let opened = repository.request(action, Access::Push, &start, &accepted).await?;
+    if opened.status() == StatusCode::NOT_FOUND {
+        let error = repository.refused(opened, action, &start.url).await;
+        let why = format!(
+            "this registry makes no repositories by itself: create {}, or its project, there first",
+            repository.path
+        );
+        return Err(error.hint(why));
+    }
+    Ok((start, opened))
+}
+
 /// See [`Repository::may_push`].
 pub(super) async fn may_push(repository: &Repository) -> Result<()> {
     let action = format!("asking whether we may push to {}", repository.name);
-    let start = Call::new(Method::POST, repository.url(&["blobs", "uploads", ""]).await?);
-    let opened = repository.request(&action, Access::Push, &start, &[StatusCode::ACCEPTED]).await?;
+    let (start, opened) = open(repository, &action).await?;
     // An upload that nobody goes on with expires; giving it up is good manners, which not every registry knows.
     if let Ok(Some(url)) = http::location(&opened) {
         let end = Call::new(Method::DELETE, url);

@@ -42,6 +42,10 @@ struct State {
     is_whole_only: bool,
     /// From the second part of a blob on, it wants a login.
     wants_login: bool,
+    /// It makes no repositories, and has none.
+    has_no_repositories: bool,
+    /// Has another manifest under each tag, and keeps it.
+    is_immutable: bool,
 }
 
 struct Site {
@@ -110,6 +114,9 @@ async fn answered(
         let mut state = state.lock().expect("a lock");
         state.asked.push((method.clone(), range.clone()));
         if method == Method::POST {
+            if state.has_no_repositories {
+                return answer(404, &[], r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#);
+            }
             let id = state.asked.len().to_string();
             let location = format!("{path}{id}");
             state.uploads.insert(id, Vec::new());
@@ -160,6 +167,13 @@ async fn answered(
 fn kept(state: &Mutex<State>, method: &Method, path: &str) -> Response {
     let mut state = state.lock().expect("a lock");
     let name = path.rsplit('/').next().expect("a name");
+    if state.is_immutable && path.contains("/manifests/") {
+        let other = Digest::of(b"another manifest").to_string();
+        return match *method {
+            Method::PUT => answer(412, &[], r#"{"errors":[{"code":"PRECONDITION"}]}"#),
+            _ => answer(200, &[("docker-content-digest", &other)], ""),
+        };
+    }
     let is_there = match path {
         "/v2/" => true,
         _ if method == Method::PUT => !state.manifests.insert(path.into()) || path.contains("/manifests/"),
@@ -286,4 +300,20 @@ async fn a_push_that_was_killed_goes_on_with_the_upload() {
         assert!(fs::exists(&left).expect("the cache"), "{:?}", names(&world.path("")));
         assert_eq!(names(&left), [""; 0]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_needs_something_done_first_is_explained() {
+    let world = World::with_bundle();
+    let site = Site::start().await;
+    let push = || world.run(&["push", "app.tar", &site.host, "--key", "airlock.pub"]).exits(3);
+    site.state().has_no_repositories = true;
+    push().says("NAME_UNKNOWN").says("makes no repositories by itself: create ");
+    site.state().has_no_repositories = false;
+    site.state().is_immutable = true;
+    let other = Digest::of(b"another manifest").to_string();
+    push().says("412 Precondition Failed").says(&format!("the tag is there already, with {other}"));
+    assert!(site.state().manifests.is_empty());
+    site.state().is_immutable = false;
+    world.run(&["push", "app.tar", &site.host, "--key", "airlock.pub"]).exits(0);
 }

@@ -3,6 +3,7 @@
 
 mod data;
 mod table;
+mod throttle;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,6 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use data::{Data, UPSTREAM};
+use throttle::throttled;
 
 use super::measure::{PATIENCE, Used, measure, start_to_first_byte, written};
 use super::memory;
@@ -37,6 +39,11 @@ const BUILD_CRANE: &str = "for image in $IMAGES; do
     crane pull --insecure --format=oci $SOURCE/$image:1 crane
 done
 tar -cf crane.tar crane";
+/// One image, from where each connection is slow.
+const BUILD_SLOW: &str =
+    "airlock build --unsigned --file slow/bundle.toml --lock-file slow/images.lock --output slow.tar";
+const BUILD_SLOW_SKOPEO: &str =
+    "skopeo copy --quiet --all --src-tls-verify=false docker://$SLOW/$LARGEST:1 oci:slow.skopeo:largest";
 const BUILD_FLOOR: &str = "cp bundle.tar copy.tar; openssl dgst -sha256 copy.tar";
 /// As a build ends: what it wrote is on the disk, and not only in memory.
 const BUILD_SYNCED: &str = "cp bundle.tar copy.tar; sync copy.tar; openssl dgst -sha256 copy.tar";
@@ -131,6 +138,10 @@ impl<'a> Bench<'a> {
     ) -> Result<Self, Failure> {
         let dir = airlock.parent().unwrap_or(airlock);
         let place = |name: &str| scratch.path(name).display().to_string();
+        let paths = data.paths()?;
+        let largest = paths.first().ok_or("the images have no blobs")?.clone();
+        let (image, _) = largest.split_once("/blobs/").ok_or("a blob's path has no image")?;
+        let slow = throttled(&source.host)?;
         let env = vec![
             ("PATH", format!("{}:{}", dir.display(), tools.path()?.to_string_lossy())),
             ("HOME", place("home")),
@@ -140,20 +151,24 @@ impl<'a> Bench<'a> {
             ("IMAGES", data.images.join(" ")),
             ("LAYOUT", text(&data.layout())?.into()),
             ("SOURCE", format!("{}/{UPSTREAM}", source.host)),
+            ("SLOW", slow.clone()),
+            ("LARGEST", image.into()),
         ];
-        let paths = data.paths()?;
-        let largest = paths.first().ok_or("the images have no blobs")?.clone();
-        let bench = Self { airlock, data, scratch, env, largest, source, samples: Samples::default() };
-        let mut spec = "name = \"bench\"\nversion = \"1\"\nplatforms = [\"linux/amd64\"]\n".to_owned();
-        for image in &data.images {
-            spec += &format!("\n[[image]]\nref = \"{UPSTREAM}/{image}:1\"\n");
-        }
+        let spec = |images: &mut dyn Iterator<Item = String>| {
+            let head = "name = \"bench\"\nversion = \"1\"\nplatforms = [\"linux/amd64\"]\n";
+            images.fold(head.to_owned(), |spec, image| format!("{spec}\n[[image]]\nref = \"{image}:1\"\n"))
+        };
+        let all = spec(&mut data.images.iter().map(|image| format!("{UPSTREAM}/{image}")));
+        let one = spec(&mut [image.to_owned()].into_iter());
         let pulls = lists(&paths).into_iter().enumerate().map(|(n, list)| (format!("pull.{n}"), list));
-        let files = [("bundle.toml".into(), spec), ("none".into(), String::new())];
+        let files =
+            [("bundle.toml".into(), all), ("slow/bundle.toml".into(), one), ("none".into(), String::new())];
+        fs::create_dir(scratch.path("slow")).map_err(|e| format!("making slow: {e}"))?;
         for (name, content) in pulls.chain(files) {
-            fs::write(bench.path(&name), content).map_err(|e| format!("writing {name}: {e}"))?;
+            fs::write(scratch.path(&name), content).map_err(|e| format!("writing {name}: {e}"))?;
         }
-        bench.used("airlock keys generate; airlock lock", &[])?;
+        let bench = Self { airlock, data, scratch, env, largest, source, samples: Samples::default() };
+        bench.used("airlock keys generate; airlock lock; cd slow; airlock lock", &[])?;
         Ok(bench)
     }
 
@@ -204,6 +219,7 @@ impl<'a> Bench<'a> {
             self.remove(&["crane", "crane.tar"]);
         }
         self.build()?;
+        self.slow_build()?;
         self.job("build, floor", BUILD_FLOOR, &[])?;
         self.remove(&["copy.tar"]);
         self.job("build, synced", BUILD_SYNCED, &[])?;
@@ -228,6 +244,15 @@ impl<'a> Bench<'a> {
         self.job("build, resumed", BUILD, &[])?;
         self.remove(&["cache", "bundle.tar"]);
         self.job("build", BUILD, &[])
+    }
+
+    fn slow_build(&mut self) -> Outcome {
+        let mirror = self.env.iter().find(|(name, _)| *name == "SLOW").map_or("", |(_, host)| host);
+        let mirror = format!("{UPSTREAM}={mirror}/{UPSTREAM}");
+        self.job("build, slow", BUILD_SLOW, &[("AIRLOCK_MIRRORS", &mirror)])?;
+        self.job("build, slow, skopeo", BUILD_SLOW_SKOPEO, &[])?;
+        self.remove(&["slow.tar", "slow.skopeo"]);
+        Ok(())
     }
 
     /// Starts a job, and kills it when a process (itself, or another one) has written most of the images.

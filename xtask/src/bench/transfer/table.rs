@@ -124,6 +124,13 @@ fn rows(samples: &Samples, what: &What) -> Result<Vec<Row>, Failure> {
         beside("build", "build", "oras to an OCI layout, and tar", "build, oras", None)?,
         beside("build", "build", "cp and openssl dgst", "build, floor", Some(1.5))?,
         beside("build", "build", "cp, sync and openssl dgst", "build, synced", None)?,
+        beside(
+            "build, one image, 25 MB/s a connection",
+            "build, slow",
+            "skopeo to an OCI layout",
+            "build, slow, skopeo",
+            None,
+        )?,
         beside("verify", "verify", "openssl dgst", "verify, floor", Some(0.7))?,
         alone("serve, start to first byte", seconds("serve")? * 1e3, (1, " ms"), 50.0),
         beside(

@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::origin::Sources;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::sign::{self, SigningKey};
+use crate::sign::{self, Signer};
 
 mod job;
 mod journal;
@@ -40,7 +40,7 @@ pub struct Built {
     pub resumed: u64,
 }
 
-/// Writes the tar to `output`, signed with `key`, or unsigned without one. What the content cache has is taken from there;
+/// Writes the tar to `output`, signed by `signer`, or unsigned without one. What the content cache has is taken from there;
 /// with `keeps_blobs`, what came from a registry is put there for the next build.
 ///
 /// # Errors
@@ -49,15 +49,15 @@ pub struct Built {
 /// `OUTPUT.partial`, and the next build of the same bundle goes on from there.
 pub async fn build(
     plan: Plan,
-    key: Option<&SigningKey>,
+    signer: Option<&Signer>,
     sources: &Sources<'_>,
     keeps_blobs: bool,
     output: &Path,
     progress: &Arc<dyn Progress>,
 ) -> Result<Built> {
     let mut partial = Partial::open(output)?;
-    let signature = match key {
-        Some(key) => sign::sign(key, &plan.manifest_bytes)?,
+    let signature = match signer {
+        Some(signer) => signer.entry(&plan.manifest_bytes)?,
         None => sign::unsigned(),
     };
     let manifest_digest = Digest::of(&plan.manifest_bytes);

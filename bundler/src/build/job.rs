@@ -22,6 +22,8 @@ const CHUNK: u64 = 256 << 10;
 
 /// After so many bytes of a blob the disk is told to write them, so that it works while the network does.
 const SETTLED: u64 = 8 << 20;
+/// A page of memory, in bytes, or a part of one.
+const PAGE: u64 = 4096;
 
 /// One blob on its way.
 pub(super) struct Job {
@@ -271,10 +273,12 @@ impl Job {
             state.recorded = length;
         }
         if length >= state.settled + SETTLED {
-            let (target, at) = (Arc::clone(&self.target), self.placed.content_at + state.settled);
-            let settled = length - state.settled;
-            tokio::task::spawn_blocking(move || target.settle(at, settled));
-            state.settled = length;
+            // Whole pages only: what is written to a page that is on its way is written once more.
+            let (at, end) = (self.placed.content_at + state.settled, self.placed.content_at + length);
+            let end = end - end % PAGE;
+            let target = Arc::clone(&self.target);
+            tokio::task::spawn_blocking(move || target.settle(at, end - at));
+            state.settled = end - self.placed.content_at;
         }
         // What is fetched twice is shown once.
         self.progress.advance(length.saturating_sub(state.shown));

@@ -2,7 +2,9 @@
 //! connection takes is a chunk at most where the registry says how much it has, and a later run goes on with the same
 //! upload. Where it can't, the blob is sent again from its start; the registry checks the digest in the end either way.
 
+use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -85,7 +87,6 @@ pub(super) async fn upload(
 
 impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
     async fn run(self) -> Result<()> {
-        let whole_only = &self.repository.client.0.whole_only;
         let mut open = match self.session.url() {
             Some(url) => self.status(url).await,
             None => None,
@@ -108,10 +109,7 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
                 }
                 Err(Stop::Refused(error)) if upload.chunk.is_some() => {
                     tracing::debug!(digest = %self.digest, %error, "no chunks, then");
-                    whole_only
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner)
-                        .insert(self.repository.host.clone());
+                    self.whole_only().insert(self.repository.host.clone());
                 }
                 Err(Stop::Refused(error) | Stop::Denied(error)) => return Err(error),
                 Err(Stop::Broken(failure, wait)) => {
@@ -147,6 +145,11 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
         }
     }
 
+    /// Hosts that take a blob as a whole only.
+    fn whole_only(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.repository.client.0.whole_only.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Opens an upload.
     async fn begin(&self) -> Result<Open> {
         let (start, opened) = open(self.repository, &self.action).await?;
@@ -155,12 +158,7 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
             .and_then(|url| url.ok_or_else(missing))
             .map_err(|failure| self.repository.client.failed(failure, &self.action, &start.url))?;
         let chunk = CHUNK.max(number(opened.headers(), CHUNK_MIN_LENGTH).unwrap_or_default());
-        let whole_only = &self.repository.client.0.whole_only;
-        let is_whole = self.size <= chunk
-            || whole_only
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .contains(&self.repository.host);
+        let is_whole = self.size <= chunk || self.whole_only().contains(&self.repository.host);
         if !is_whole {
             self.session.keep(&url);
         }
@@ -190,12 +188,7 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
                 let range = upload.at..self.size.min(upload.at + chunk);
                 let answer = self.request(Method::PATCH, &upload.url, range.clone(), &mut pieces).await?;
                 if stored(answer.headers()).is_some_and(|stored| stored != range.end) {
-                    let failure = Failure::Protocol("it has another part of the blob than was sent".into());
-                    return Err(Stop::Refused(self.repository.client.failed(
-                        failure,
-                        &self.action,
-                        &upload.url,
-                    )));
+                    return Err(self.odd("it has another part of the blob than was sent", &upload.url));
                 }
                 upload.at = range.end;
                 if let Ok(Some(next)) = http::location(&answer) {
@@ -209,7 +202,7 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
         let answer = self.request(Method::PUT, &url, upload.at..self.size, &mut pieces).await?;
         match declared_digest(answer.headers()) {
             Some(stored) if stored != *self.digest => {
-                Err(mismatch(&self.action, self.digest, &stored).into())
+                Err(Stop::Denied(mismatch(&self.action, self.digest, &stored)))
             }
             _ => Ok(()),
         }
@@ -228,17 +221,25 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
         let scope = Access::Push.scope(&self.repository.path);
         let is_home = url.origin() == home.origin();
         let known = auth.known(&home, &scope).filter(|_| is_home);
-        let response = self.once(&method, url, &range, pieces, known.as_ref()).await?;
+        let mut response = self.once(&method, url, &range, pieces, known.as_ref()).await?;
         if response.status() == StatusCode::UNAUTHORIZED && is_home {
             // Tokens may live shorter than a blob takes.
             let answer = auth.answer(http, &home, &scope, response.headers(), known.as_ref()).await;
             if let Some(header) = answer? {
                 *pieces = None;
-                let response = self.once(&method, url, &range, pieces, Some(&header)).await?;
-                return self.accepted(response, url).await;
+                response = self.once(&method, url, &range, pieces, Some(&header)).await?;
             }
         }
-        self.accepted(response, url).await
+        let response = self.accepted(response, url).await?;
+        if pieces.as_ref().is_some_and(|pieces| pieces.at != range.end) {
+            return Err(self.odd("it answered before it had all that was to be sent", url));
+        }
+        Ok(response)
+    }
+
+    /// An answer that breaks the protocol.
+    fn odd(&self, why: &str, url: &Url) -> Stop {
+        Stop::Refused(self.repository.client.failed(Failure::Protocol(why.into()), &self.action, url))
     }
 
     async fn accepted(&self, response: Response, url: &Url) -> Result<Response, Stop> {
@@ -297,8 +298,11 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
         if length > 0 {
             request = request.body(Body::wrap_stream(body));
         }
-        let pieces =
-            pieces.get_or_insert_with(|| Pieces { rest: Bytes::new(), stream: (self.content)(range.start) });
+        let pieces = pieces.get_or_insert_with(|| Pieces {
+            at: range.start,
+            rest: Bytes::new(),
+            stream: (self.content)(range.start),
+        });
         let mut answer = std::pin::pin!(request.send());
         let patience = http.idle * COMMIT_FACTOR;
         let answer = tokio::select! {
@@ -319,6 +323,8 @@ fn broken(failure: Failure) -> Stop {
 
 /// What is left of a blob.
 struct Pieces {
+    /// Where the next byte that is handed over stands in the blob.
+    at: u64,
     /// Of the last piece, what belongs to the next chunk.
     rest: Bytes,
     stream: ByteStream,
@@ -341,10 +347,13 @@ impl Pieces {
             }
             let piece =
                 self.rest.split_to(usize::try_from(length).unwrap_or(usize::MAX).min(self.rest.len()));
-            length -= piece.len() as u64;
+            let taken = piece.len() as u64;
             http.pace.pass(piece.len()).await;
             match tokio::time::timeout(http.idle, taker.send(Ok(piece))).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => {
+                    self.at += taken;
+                    length -= taken;
+                }
                 // The request has ended: its answer says why.
                 Ok(Err(_)) => return Ok(()),
                 Err(_) => return Err(broken(Failure::Idle(http.idle))),

@@ -19,6 +19,8 @@ mod render;
 mod rewrite;
 mod rollback;
 mod serve;
+mod sign;
+mod trust;
 mod uninstall;
 mod verify;
 
@@ -28,6 +30,7 @@ use bundler::cache::ContentCache;
 use bundler::cluster::Cluster;
 use bundler::reference::Mapping;
 use bundler::registry::{Client, Options, TRANSFERS};
+use bundler::trust::Policy;
 use bundler::verify::VerifiedBundle;
 use bundler::{Error, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -80,6 +83,10 @@ enum Verb {
     Build(build::Args),
     /// Keys for signing bundles.
     Keys(keys::Args),
+    /// Add a signature to a bundle: of somebody else who must agree, or with a key that is kept elsewhere.
+    Sign(sign::Args),
+    /// The site's trust policy: whose signatures count there, and for what.
+    Trust(trust::Args),
     /// Check a bundle's signature, structure and every byte of its content.
     Verify(verify::Args),
     /// Show what is in a bundle, and who signed it.
@@ -234,12 +241,23 @@ struct Trusted {
         long = "key",
         value_name = "FILE",
         env = "AIRLOCK_KEY",
-        required_unless_present = "insecure_skip_verify"
+        required_unless_present_any = ["insecure_skip_verify", "trust"]
     )]
     keys: Vec<PathBuf>,
     /// Take the bundle whoever signed it, or nobody. Damage is still found, malice is not.
     #[arg(long, conflicts_with = "keys")]
     insecure_skip_verify: bool,
+    /// How many of the keys must have signed it.
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "insecure_skip_verify")]
+    require_signatures: usize,
+    /// The site's trust policy instead: which keys, how many of them, for which bundles (see `airlock trust`).
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "AIRLOCK_TRUST",
+        conflicts_with_all = ["keys", "insecure_skip_verify", "require_signatures"]
+    )]
+    trust: Option<PathBuf>,
 }
 
 /// The site's registry, and how images are called there.
@@ -271,13 +289,26 @@ impl Trusted {
 
     /// Another bundle, trusted for the same keys.
     fn open_at(&self, path: &Path, printer: &Printer) -> Result<VerifiedBundle> {
+        if let Some(trust) = &self.trust {
+            let policy = Policy::read(trust)?;
+            let bundle = bundler::bundle::Bundle::open(path)?.verify(&policy.trust())?;
+            policy.check(bundle.manifest())?;
+            return Ok(bundle);
+        }
         let trust = if self.insecure_skip_verify {
             printer.warn(
                 "the signature is NOT checked (--insecure-skip-verify): anybody may have made this bundle",
             );
             bundler::verify::Trust::InsecureSkipVerify
         } else {
-            keys::trust(&self.keys)?
+            let (keys, required) = (keys::public(&self.keys)?, self.require_signatures);
+            if !(1..=keys.len()).contains(&required) {
+                let why = format!("{required} of {} keys can't have signed it", keys.len());
+                return Err(
+                    Error::input("reading --require-signatures", why).hint("give each key with --key")
+                );
+            }
+            bundler::verify::Trust::Keys { keys, required }
         };
         bundler::bundle::Bundle::open(path)?.verify(&trust)
     }
@@ -330,6 +361,8 @@ impl Cli {
             Verb::Lock(args) => stoppable("pinning", NOTHING, lock::run(args, printer)).await,
             Verb::Build(args) => stoppable("building", GOES_ON, build::run(args, printer)).await,
             Verb::Keys(args) => keys::run(args, printer),
+            Verb::Sign(args) => sign::run(args, printer),
+            Verb::Trust(args) => trust::run(args, printer),
             Verb::Verify(args) => verify::run(args, printer),
             Verb::Inspect(args) => inspect::run(args, printer),
             Verb::Serve(args) => serve::run(args, printer).await,

@@ -16,6 +16,7 @@ pub mod lock;
 pub mod plan;
 pub mod build;
 pub mod sign;
+pub mod trust;
 pub mod verify;
 pub mod push;
 pub mod serve;

@@ -6,6 +6,8 @@
 mod entry;
 mod key;
 pub mod password;
+mod signer;
 
-pub use entry::{ENTRY_SIZE, sign, signer_hint, unsigned, verify};
+pub use entry::{ENTRY_SIZE, entry, sign, signer, signer_hint, unsigned, verify, verify_all};
 pub use key::{PublicKey, SigningKey, write_key_pair};
+pub use signer::Signer;

@@ -27,8 +27,13 @@ const CHUNK: u64 = 256 << 10;
 /// Whose signature counts.
 #[derive(Debug)]
 pub enum Trust {
-    /// Any of these keys.
-    Keys(Vec<PublicKey>),
+    /// So many of these keys, at least one.
+    Keys {
+        /// Those that count.
+        keys: Vec<PublicKey>,
+        /// How many of them must have signed.
+        required: usize,
+    },
     /// Nobody's: `--insecure-skip-verify`. Structure and digests are checked all the same.
     InsecureSkipVerify,
 }
@@ -38,7 +43,7 @@ pub enum Trust {
 pub struct VerifiedBundle {
     bundle: Bundle,
     blobs: HashMap<Digest, Blob>,
-    signer: Option<String>,
+    signers: Vec<String>,
     /// For chunks on their way out.
     buffers: Buffers,
 }
@@ -58,15 +63,13 @@ impl Bundle {
     /// # Errors
     /// Of kind [`crate::Kind::Trust`], whatever does not hold.
     pub fn verify(self, trust: &Trust) -> Result<VerifiedBundle> {
-        let signer = match trust {
-            Trust::Keys(keys) => {
+        let signers = match trust {
+            Trust::Keys { keys, required } => {
                 let verifying = || format!("verifying bundle {}", self.path().display());
-                Some(
-                    sign::verify(self.signature(), self.manifest_bytes(), keys)
-                        .map_err(|e| e.within(verifying()))?,
-                )
+                sign::verify_all(&self.signatures(), self.manifest_bytes(), keys, *required)
+                    .map_err(|e| e.within(verifying()))?
             }
-            Trust::InsecureSkipVerify => None,
+            Trust::InsecureSkipVerify => Vec::new(),
         };
         let mut blobs = HashMap::new();
         // The first two entries are the manifest and its signature.
@@ -75,7 +78,7 @@ impl Bundle {
                 Blob { placed: placed.clone(), checked: AtomicBool::new(false), checking: Mutex::default() };
             blobs.insert(listed.sha256.0, blob);
         }
-        let verified = VerifiedBundle { bundle: self, blobs, signer, buffers: Buffers::of(CHUNK as usize) };
+        let verified = VerifiedBundle { bundle: self, blobs, signers, buffers: Buffers::of(CHUNK as usize) };
         verified.check_small()?;
         Ok(verified)
     }
@@ -94,10 +97,16 @@ impl VerifiedBundle {
         &self.bundle
     }
 
-    /// Id of the key that signed it; none if that was not checked.
+    /// Id of the first trusted key that signed it; none if that was not checked.
     #[must_use]
     pub fn signer(&self) -> Option<&str> {
-        self.signer.as_deref()
+        self.signers.first().map(String::as_str)
+    }
+
+    /// Ids of all trusted keys that signed it; none if that was not checked.
+    #[must_use]
+    pub fn signers(&self) -> &[String] {
+        &self.signers
     }
 
     /// Size of a blob in bytes, if it is in the bundle.

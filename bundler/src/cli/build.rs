@@ -8,7 +8,8 @@ use bundler::plan::plan;
 use bundler::{Error, Result};
 
 use super::printer::human;
-use super::{Network, Printer, keys, lock};
+use super::sign::Signing;
+use super::{Network, Printer, lock};
 
 /// Arguments of `build`.
 #[derive(clap::Args)]
@@ -23,14 +24,10 @@ pub struct Args {
     /// with a journal beside it: when a build is stopped, or the network fails, the same command goes on from there.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Private key to sign with.
-    #[arg(long, value_name = "FILE", required_unless_present = "unsigned")]
-    key: Option<PathBuf>,
-    /// File with the private key's password; AIRLOCK_PASSWORD, COSIGN_PASSWORD or a prompt otherwise.
-    #[arg(long, value_name = "FILE")]
-    password_file: Option<PathBuf>,
+    #[command(flatten)]
+    signing: Signing,
     /// Don't sign. Every later step refuses such a bundle unless told otherwise.
-    #[arg(long, conflicts_with = "key")]
+    #[arg(long, conflicts_with_all = ["key", "signer"])]
     unsigned: bool,
     /// Keep what registries send in the content cache (`$XDG_CACHE_HOME/airlock`, else `~/.cache/airlock`), for the next build:
     /// it takes the room of the images once more. Whatever the cache has is used anyway.
@@ -53,11 +50,11 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         )
         .hint("run `airlock lock`, look at the difference, and build again"));
     }
-    let key = args
-        .key
-        .as_deref()
-        .map(|path| keys::read_private(path, args.password_file.as_deref()))
-        .transpose()?;
+    let signer = args.signing.signer()?;
+    if signer.is_none() && !args.unsigned {
+        return Err(Error::input("building a bundle", "nobody is named who signs it")
+            .hint("--key FILE, or --signer COMMAND with --public-key FILE, or --unsigned"));
+    }
     let output =
         args.output.clone().unwrap_or_else(|| format!("{}-{}.tar", lock.name, lock.bundle_version).into());
     let cache = ContentCache::of_user();
@@ -65,13 +62,13 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let sources = Sources { client: &client, cache: &cache, base: lock::base(&args.file) };
     let plan = plan(&lock, &text, &sources).await?;
     let built =
-        bundler::build::build(plan, key.as_ref(), &sources, args.keep_blobs, &output, &printer.progress())
+        bundler::build::build(plan, signer.as_ref(), &sources, args.keep_blobs, &output, &printer.progress())
             .await?;
     if args.unsigned {
         printer.warn("the bundle is not signed (--unsigned)");
     }
     let value = serde_json::json!({
-        "bundle": output.to_string_lossy(), "size": built.size, "manifest_digest": built.manifest_digest, "signed": key.is_some(), "resumed": built.resumed,
+        "bundle": output.to_string_lossy(), "size": built.size, "manifest_digest": built.manifest_digest, "signed": signer.is_some(), "resumed": built.resumed,
     });
     printer.result(&value, || {
         format!(

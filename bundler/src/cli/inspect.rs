@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use bundler::Result;
 use bundler::bundle::Bundle;
-use bundler::{Result, sign};
 
 use super::printer::human;
 use super::{Printer, keys};
@@ -21,15 +21,14 @@ pub struct Args {
 
 pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let bundle = Bundle::open(&args.bundle)?;
-    let claims = sign::signer_hint(bundle.signature());
-    let size = bundle.layout().file_size;
+    let (claims, size) = (bundle.signers(), bundle.size());
     let manifest = bundle.manifest().clone();
-    let mut verified = None;
+    let mut verified = Vec::new();
     if !args.keys.is_empty() {
-        verified = bundle.verify(&keys::trust(&args.keys)?)?.signer().map(str::to_string);
+        verified = bundle.verify(&keys::trust(&args.keys)?)?.signers().to_vec();
     }
     let value = serde_json::json!({
-        "bundle": args.bundle.to_string_lossy(), "size": size, "signed_by": verified, "claims_key": claims, "manifest": manifest,
+        "bundle": args.bundle.to_string_lossy(), "size": size, "signed_by": verified.first(), "signers": verified, "claims_key": claims.first(), "claims_keys": claims, "manifest": manifest,
     });
     printer.result(&value, || {
         let mut text = format!(
@@ -40,11 +39,18 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
             manifest.created,
             human(size)
         );
-        let _ = match (&verified, &claims) {
-            (Some(id), _) => writeln!(text, "signed by key {id}"),
-            (None, Some(id)) => writeln!(text, "says it is signed by key {id}; NOT checked: give --key"),
-            (None, None) => writeln!(text, "NOT signed"),
-        };
+        if claims.is_empty() {
+            text.push_str("NOT signed\n");
+        }
+        for id in &claims {
+            let _ = match (verified.contains(id), args.keys.is_empty()) {
+                (true, _) => writeln!(text, "signed by key {id}"),
+                (false, true) => writeln!(text, "says it is signed by key {id}; NOT checked: give --key"),
+                (false, false) => {
+                    writeln!(text, "says it is signed by key {id}, which is none of those given")
+                }
+            };
+        }
         for chart in &manifest.charts {
             let namespace = chart.namespace.as_deref().unwrap_or("default");
             let _ = writeln!(

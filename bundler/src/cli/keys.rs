@@ -52,7 +52,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
 
 /// Trust in whoever has one of these keys.
 pub fn trust(paths: &[PathBuf]) -> Result<Trust> {
-    public(paths).map(Trust::Keys)
+    Ok(Trust::Keys { keys: public(paths)?, required: 1 })
 }
 
 /// Public keys out of files.
@@ -60,7 +60,8 @@ pub fn public(paths: &[PathBuf]) -> Result<Vec<PublicKey>> {
     paths.iter().map(|path| read_public(path)).collect()
 }
 
-fn read_public(path: &Path) -> Result<PublicKey> {
+/// A public key out of a file.
+pub fn read_public(path: &Path) -> Result<PublicKey> {
     let reading = || format!("reading public key {}", path.display());
     let file = file::read(path, file::TEXT_CAP).map_err(|e| Error::input(reading(), e))?;
     PublicKey::from_pem(&String::from_utf8_lossy(&file)).map_err(|e| e.within(reading()))
@@ -70,6 +71,6 @@ pub fn read_private(path: &Path, password_file: Option<&Path>) -> Result<Signing
     let reading = || format!("reading private key {}", path.display());
     let file = file::read(path, file::TEXT_CAP)
         .map_err(|e| Error::input(reading(), e).hint("make a key pair with `airlock keys generate`"))?;
-    let password = password::for_existing_key(password_file)?;
-    SigningKey::from_cosign_pem(&String::from_utf8_lossy(&file), &password).map_err(|e| e.within(reading()))
+    SigningKey::from_pem(&String::from_utf8_lossy(&file), || password::for_existing_key(password_file))
+        .map_err(|e| e.within(reading()))
 }

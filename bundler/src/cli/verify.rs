@@ -22,15 +22,16 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         bundle.check_all(&*printer.progress())?;
     }
     let manifest = bundle.manifest();
-    let size = bundle.bundle().layout().file_size;
+    let size = bundle.bundle().size();
     let value = serde_json::json!({
         "bundle": args.trusted.bundle.to_string_lossy(), "name": manifest.name, "version": manifest.version, "serial": manifest.serial,
-        "signed_by": bundle.signer(), "size": size, "entries": manifest.entries.len(), "layers_checked": !args.quick,
+        "signed_by": bundle.signer(), "signers": bundle.signers(), "size": size, "entries": manifest.entries.len(), "layers_checked": !args.quick,
     });
     printer.result(&value, || {
-        let (signer, as_what) = match bundle.signer() {
-            Some(id) => (format!("signed by key {id}"), "signed"),
-            None => ("signature NOT checked".into(), "its manifest says"),
+        let (signer, as_what) = match bundle.signers() {
+            [] => ("signature NOT checked".into(), "its manifest says"),
+            [one] => (format!("signed by key {one}"), "signed"),
+            several => (format!("signed by keys {}", several.join(", ")), "signed"),
         };
         let what = if args.quick { "layers and files NOT checked (--quick), all else" } else { "all" };
         format!(

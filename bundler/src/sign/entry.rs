@@ -57,14 +57,35 @@ struct MessageDigest {
 /// # Errors
 /// None that can be caused by input.
 pub fn sign(key: &SigningKey, message: &[u8]) -> Result<Vec<u8>> {
-    let signature: Signature = key.0.sign(message);
+    write(&key.public_key(), message, key.0.sign(message))
+}
+
+/// The entry with a signature that somebody else made with the private half of `key`: ECDSA over SHA-256, in DER or that in
+/// Base64, as `cosign sign-blob` and `openssl dgst -sign` write it.
+///
+/// # Errors
+/// When it is none, or does not hold for `message`.
+pub fn entry(key: &PublicKey, message: &[u8], signature: &[u8]) -> Result<Vec<u8>> {
+    let refuse = |why: &str| Error::trust("taking a signature", why);
+    let text = BASE64.decode(signature.trim_ascii());
+    let der = text.as_deref().unwrap_or(signature);
+    let signature = Signature::from_der(der)
+        .map_err(|_| refuse("it is no ECDSA signature in DER, nor that in Base64"))?;
+    key.0.verify(message, &signature).map_err(|_| {
+        refuse("it does not hold: it is for something else, or was made with another key").hint(format!(
+            "what is to be signed are the bytes of airlock.json; the public key's id is {}",
+            key.key_id()
+        ))
+    })?;
+    write(key, message, signature)
+}
+
+fn write(key: &PublicKey, message: &[u8], signature: Signature) -> Result<Vec<u8>> {
     // Of the two forms of every ECDSA signature only the one with the low S is written, and taken.
     let signature = signature.normalize_s();
     encode(&SigstoreBundle {
         media_type: MEDIA_TYPE.into(),
-        verification_material: VerificationMaterial {
-            public_key: KeyHint { hint: key.public_key().key_id() },
-        },
+        verification_material: VerificationMaterial { public_key: KeyHint { hint: key.key_id() } },
         message_signature: MessageSignature {
             message_digest: MessageDigest { algorithm: DIGEST_ALGORITHM.into(), digest: digest(message) },
             signature: BASE64.encode(signature.to_der().as_bytes()),
@@ -90,17 +111,72 @@ pub fn signer_hint(entry: &[u8]) -> Option<String> {
 /// # Errors
 /// When nobody did, another key did, or the entry is not exactly what [`sign`] would have written.
 pub fn verify(entry: &[u8], message: &[u8], keys: &[PublicKey]) -> Result<String> {
+    verify_all(&[entry], message, keys, 1).map(|mut signers| signers.swap_remove(0))
+}
+
+/// Checks that at least `required` of `keys` signed `message`, each in an entry of its own; which ones, in the order of the
+/// entries. Entries of other keys are neither good nor bad; one of these keys that does not hold is bad, whatever the others say.
+///
+/// # Errors
+/// When too few did, or an entry is not exactly what [`sign`] would have written.
+pub fn verify_all(
+    entries: &[&[u8]],
+    message: &[u8],
+    keys: &[PublicKey],
+    required: usize,
+) -> Result<Vec<String>> {
     let refuse = |why: String| Error::trust("checking the signature", why);
-    if entry == unsigned() {
+    let signed: Vec<_> = entries.iter().filter(|entry| **entry != unsigned()).collect();
+    if signed.is_empty() {
         return Err(refuse("the bundle is not signed".into())
             .hint("build it with --key, or take it as it is with --insecure-skip-verify"));
     }
-    let damaged = |why: String| refuse(format!("the signature entry is damaged: {why}"));
+    let (mut trusted, mut others) = (Vec::new(), Vec::new());
+    for entry in signed {
+        let (claimed, signature, digest_in_it) = read(entry)?;
+        let Some(key) = keys.iter().find(|key| key.key_id() == claimed) else {
+            others.push(claimed);
+            continue;
+        };
+        if digest_in_it != digest(message) || key.0.verify(message, &signature).is_err() {
+            return Err(refuse("it does not hold: what it is for was changed after it was signed".into())
+                .hint("don't use this file: get it again, and ask who had it in between"));
+        }
+        if !trusted.contains(&claimed) {
+            trusted.push(claimed);
+        }
+    }
+    if trusted.len() >= required.max(1) {
+        return Ok(trusted);
+    }
+    let hint = format!(
+        "trusted: {}; get the builder's public key on another way than the bundle",
+        keys.iter().map(PublicKey::key_id).collect::<Vec<_>>().join(", ")
+    );
+    Err(match (trusted.len(), others.as_slice()) {
+        (0, [one]) => refuse(format!("it is signed with key {one}, which is not trusted")).hint(hint),
+        (has, _) => {
+            let others = if others.is_empty() {
+                String::new()
+            } else {
+                format!("; not trusted: {}", others.join(", "))
+            };
+            refuse(format!("{has} trusted keys have signed it, and {} must have{others}", required.max(1)))
+                .hint(hint)
+        }
+    })
+}
+
+/// Key id, signature and digest in an entry that is exactly what [`sign`] would have written.
+fn read(entry: &[u8]) -> Result<(String, Signature, String)> {
+    let damaged = |why: String| {
+        Error::trust("checking the signature", format!("the signature entry is damaged: {why}"))
+    };
     let bundle: SigstoreBundle = serde_json::from_slice(entry).map_err(|e| damaged(e.to_string()))?;
     if encode(&bundle)? != entry {
         return Err(damaged("it is not in its canonical form".into()));
     }
-    let signed = &bundle.message_signature;
+    let signed = bundle.message_signature;
     if bundle.media_type != MEDIA_TYPE || signed.message_digest.algorithm != DIGEST_ALGORITHM {
         return Err(damaged("it is not a Sigstore bundle v0.3 with SHA2_256".into()));
     }
@@ -109,19 +185,15 @@ pub fn verify(entry: &[u8], message: &[u8], keys: &[PublicKey]) -> Result<String
     if signature.normalize_s() != signature || BASE64.encode(&der) != signed.signature {
         return Err(damaged("its signature is not in canonical form".into()));
     }
-    let claimed = shortened(&bundle.verification_material.public_key.hint);
-    let Some(key) = keys.iter().find(|key| key.key_id() == claimed) else {
-        let trusted: Vec<_> = keys.iter().map(PublicKey::key_id).collect();
-        return Err(refuse(format!("it is signed with key {claimed}, which is not trusted")).hint(format!(
-            "trusted: {}; get the builder's public key on another way than the bundle",
-            trusted.join(", ")
-        )));
-    };
-    if signed.message_digest.digest != digest(message) || key.0.verify(message, &signature).is_err() {
-        return Err(refuse("it does not hold: what it is for was changed after it was signed".into())
-            .hint("don't use this file: get it again, and ask who had it in between"));
-    }
-    Ok(claimed)
+    Ok((shortened(&bundle.verification_material.public_key.hint), signature, signed.message_digest.digest))
+}
+
+/// Key id of an entry that is in its canonical form.
+///
+/// # Errors
+/// When it is not.
+pub fn signer(entry: &[u8]) -> Result<String> {
+    read(entry).map(|(id, _, _)| id)
 }
 
 fn encode(bundle: &SigstoreBundle) -> Result<Vec<u8>> {
@@ -189,6 +261,41 @@ mod tests {
         let error =
             verify(&encode(&bundle).expect("an entry"), b"message", &[key.public_key()]).expect_err("high S");
         assert!(error.to_string().contains("canonical"), "{error}");
+    }
+
+    #[test]
+    fn so_many_must_agree_and_none_of_them_may_fail() {
+        let (a, b, other) = (key(), key(), key());
+        let of = |key: &SigningKey| sign(key, b"message").expect("an entry");
+        let (by_a, by_b, by_other) = (of(&a), of(&b), of(&other));
+        let keys = [a.public_key(), b.public_key()];
+        let check = |entries: &[&[u8]], required| verify_all(entries, b"message", &keys, required);
+        assert_eq!(check(&[&by_a, &by_other], 1).expect("one"), [a.public_key().key_id()]);
+        assert_eq!(check(&[&by_a, &by_other, &by_b], 2).expect("two").len(), 2);
+        assert_eq!(check(&[&unsigned(), &by_b], 1).expect("one"), [b.public_key().key_id()]);
+        let error = check(&[&by_a, &by_other], 2).expect_err("one is not two").to_string();
+        assert!(error.contains("1 trusted keys have signed it, and 2 must have"), "{error}");
+        assert!(error.contains(&other.public_key().key_id()), "{error}");
+        check(&[&by_a, &by_a], 2).expect_err("twice the same is one");
+        let wrong = sign(&b, b"massage").expect("an entry");
+        check(&[&by_a, &wrong], 1).expect_err("one that does not hold");
+    }
+
+    #[test]
+    fn signatures_of_others_are_taken_if_they_hold() {
+        let key = key();
+        let made: Signature = key.0.sign(b"message");
+        let der = made.to_der();
+        let ours = sign(&key, b"message").expect("an entry");
+        let text = format!("{}\n", BASE64.encode(der.as_bytes()));
+        for signature in [der.as_bytes(), text.as_bytes()] {
+            assert_eq!(entry(&key.public_key(), b"message", signature).expect("an entry"), ours);
+        }
+        for (message, signature) in
+            [(&b"massage"[..], der.as_bytes()), (b"message", b""), (b"message", b"AAAA")]
+        {
+            entry(&key.public_key(), message, signature).expect_err("refused");
+        }
     }
 
     #[test]

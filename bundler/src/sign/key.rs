@@ -1,5 +1,5 @@
 //! Keys: ECDSA P-256. Private ones in the file format of cosign: PKCS #8, in a NaCl secretbox whose key scrypt makes
-//! from a password (RFC 7914), as JSON in PEM.
+//! from a password (RFC 7914), as JSON in PEM; or plain, as openssl writes them.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -109,6 +109,35 @@ impl SigningKey {
             pem.push('\n');
         }
         Ok(format!("{pem}-----END {}-----\n", LABELS[0]))
+    }
+
+    /// Reads a key file: ours or cosign's, whose password is asked for, or a plain one (PKCS #8, or SEC 1 as `openssl ecparam`
+    /// writes it).
+    ///
+    /// # Errors
+    /// When it is none, is of another kind, or the password is wrong.
+    pub fn from_pem<P: AsRef<[u8]>>(pem: &str, password: impl FnOnce() -> Result<P>) -> Result<Self> {
+        const SEC1: &str = "-----BEGIN EC PRIVATE KEY-----";
+        let other = || {
+            Error::input("opening the private key", "it is not an ECDSA P-256 key, or damaged")
+                .hint("make a key pair with `airlock keys generate`")
+        };
+        // `openssl ecparam` writes the curve's name in front of it.
+        if let Some(at) = pem.find(SEC1) {
+            return p256::SecretKey::from_sec1_pem(pem[at..].trim())
+                .map(|key| Self(key.into()))
+                .map_err(|_| other());
+        }
+        match pem_label(pem) {
+            Some("PRIVATE KEY") => {
+                p256::SecretKey::from_pkcs8_pem(pem.trim()).map(|key| Self(key.into())).map_err(|_| other())
+            }
+            Some("ENCRYPTED PRIVATE KEY") => {
+                Err(Error::input("opening the private key", "it is locked with a password in openssl's way")
+                    .hint("have openssl sign: --signer 'openssl dgst -sha256 -sign FILE' --public-key FILE"))
+            }
+            _ => Self::from_cosign_pem(pem, password()?.as_ref()),
+        }
     }
 
     /// Reads a key file of ours or cosign's.

@@ -16,7 +16,7 @@ use crate::world::World;
 
 fn trust(world: &World) -> Trust {
     let pem = std::fs::read_to_string(world.path("airlock.pub")).expect("a public key");
-    Trust::Keys(vec![PublicKey::from_pem(&pem).expect("a public key")])
+    Trust::Keys { keys: vec![PublicKey::from_pem(&pem).expect("a public key")], required: 1 }
 }
 
 /// All that `airlock verify` does, in this process.

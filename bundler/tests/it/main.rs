@@ -18,6 +18,7 @@ mod registry;
 mod releases;
 mod resume;
 mod rewrite;
+mod signatures;
 mod source;
 mod uploads;
 mod work;

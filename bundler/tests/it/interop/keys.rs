@@ -91,3 +91,80 @@ fn cosign_signs_with_a_key_pair_of_airlocks() {
     let public = cosign(&dir, &["public-key", "--key", "airlock.key"]).exits(0).stdout;
     assert_eq!(public, fs::read_to_string(world.path("airlock.pub")).expect("the public key"));
 }
+
+/// A key of openssl's, in both forms, and its public half.
+fn openssl_key(dir: &Path) {
+    tool(dir, "openssl", &["ecparam", "-name", "prime256v1", "-genkey", "-out", "sec1.pem"]).exits(0);
+    tool(dir, "openssl", &["pkcs8", "-topk8", "-nocrypt", "-in", "sec1.pem", "-out", "pkcs8.pem"]).exits(0);
+    tool(dir, "openssl", &["ec", "-in", "sec1.pem", "-pubout", "-out", "openssl.pub"]).exits(0);
+}
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn keys_of_openssls_sign_and_so_does_openssl() {
+    let world = World::new();
+    world.image("redis", &["linux/amd64"], b"redis");
+    world.spec("[[image]]\nref = \"redis:8\"\nfrom = \"oci:redis\"\n");
+    world.run(&["lock"]).exits(0);
+    openssl_key(&world.path(""));
+    let verify = || world.run(&["verify", "app.tar", "--key", "openssl.pub"]).exits(0);
+    for key in ["sec1.pem", "pkcs8.pem"] {
+        world.run(&["build", "--key", key, "--output", "app.tar"]).exits(0);
+        verify();
+    }
+    let signer = "openssl dgst -sha256 -sign sec1.pem";
+    let args = ["build", "--signer", signer, "--public-key", "openssl.pub", "--output", "app.tar"];
+    world.run(&args).exits(0);
+    verify();
+    tool(
+        &world.path(""),
+        "openssl",
+        &["ec", "-aes128", "-passout", "pass:x", "-in", "sec1.pem", "-out", "locked.pem"],
+    )
+    .exits(0);
+    let locked = ["pkcs8", "-topk8", "-passout", "pass:x", "-in", "sec1.pem", "-out", "locked.pem"];
+    tool(&world.path(""), "openssl", &locked).exits(0);
+    world
+        .run(&["build", "--key", "locked.pem", "--output", "no.tar"])
+        .exits(1)
+        .says("hint: have openssl sign: --signer");
+    // Of another key than the one that is named.
+    world.keys("airlock");
+    let args = ["build", "--signer", signer, "--public-key", "airlock.pub", "--output", "no.tar"];
+    world.run(&args).exits(2).says("it does not hold");
+    assert!(!world.path("no.tar").exists());
+}
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn cosign_adds_a_second_signature() {
+    let world = World::with_bundle();
+    let dir = world.path("");
+    cosign(&dir, &["generate-key-pair"]).exits(0);
+    let both =
+        ["verify", "app.tar", "--key", "airlock.pub", "--key", "cosign.pub", "--require-signatures", "2"];
+    world.run(&both).exits(2).says("1 trusted keys have signed it, and 2 must have");
+    tool(&dir, "tar", &["xf", "app.tar", "airlock.json"]).exits(0);
+    let sign =
+        ["sign-blob", "--key", "cosign.key", "--yes", "--tlog-upload=false", "--use-signing-config=false"];
+    let output = ["--new-bundle-format=false", "--output-signature", "second.sig", "airlock.json"];
+    cosign(&dir, &[&sign[..], &output].concat()).exits(0);
+    world.run(&["sign", "app.tar", "--signature", "second.sig", "--public-key", "cosign.pub"]).exits(0);
+    let json = world.run(&[&both[..], &["--json"]].concat()).exits(0).json();
+    assert_eq!(json["signers"].as_array().map(Vec::len), Some(2), "{json}");
+    // What stands at the tail is a bundle of cosign's, as the first one is.
+    let listed = tool(&dir, "tar", &["tf", "app.tar"]).exits(0).stdout;
+    let further: Vec<_> = listed.lines().filter(|line| line.starts_with("signatures/")).collect();
+    assert_eq!(further.len(), 1, "{listed}");
+    tool(&dir, "tar", &["xf", "app.tar", further[0]]).exits(0);
+    let verify = [
+        "verify-blob",
+        "--key",
+        "cosign.pub",
+        "--bundle",
+        further[0],
+        "--insecure-ignore-tlog",
+        "airlock.json",
+    ];
+    tool(&dir, "cosign", &verify).exits(0).says("Verified OK");
+}

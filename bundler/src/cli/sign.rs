@@ -1,0 +1,78 @@
+//! `airlock sign`, and who signs in other verbs.
+
+use std::path::PathBuf;
+
+use bundler::bundle::Bundle;
+use bundler::sign::{self, Signer};
+use bundler::{Error, Result, file};
+
+use super::{Printer, keys};
+
+/// Who signs.
+#[derive(clap::Args)]
+pub struct Signing {
+    /// Private key to sign with.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// File with the private key's password; AIRLOCK_PASSWORD, COSIGN_PASSWORD or a prompt otherwise.
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Have a command sign, so that an HSM, a KMS or another tool keeps the key. It is run by `sh -c`, gets airlock.json on stdin, and
+    /// writes an ECDSA P-256 signature over SHA-256 to stdout, in DER or Base64, as `cosign sign-blob` does.
+    #[arg(long, value_name = "COMMAND", requires = "public_key", conflicts_with = "key")]
+    signer: Option<String>,
+    /// The public half (PEM) of the key that --signer, or who made --signature, has.
+    #[arg(long, value_name = "FILE")]
+    public_key: Option<PathBuf>,
+}
+
+impl Signing {
+    /// None if nobody is named.
+    pub fn signer(&self) -> Result<Option<Signer>> {
+        if let (Some(command), Some(public)) = (&self.signer, &self.public_key) {
+            let (command, public) = (command.clone(), keys::read_public(public)?);
+            return Ok(Some(Signer::Command { command, public }));
+        }
+        let Some(path) = &self.key else { return Ok(None) };
+        keys::read_private(path, self.password_file.as_deref()).map(|key| Some(Signer::Key(key)))
+    }
+}
+
+/// Arguments of `sign`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The bundle: a signature is added to its file, and nothing else of it changes.
+    bundle: PathBuf,
+    #[command(flatten)]
+    signing: Signing,
+    /// A signature over airlock.json that was made elsewhere, with the key of --public-key: DER or Base64.
+    #[arg(long, value_name = "FILE", requires = "public_key", conflicts_with_all = ["key", "signer"])]
+    signature: Option<PathBuf>,
+}
+
+pub fn run(args: &Args, printer: &Printer) -> Result<()> {
+    let message = Bundle::message(&args.bundle)?;
+    let entry = match (&args.signature, &args.signing.public_key) {
+        (Some(path), Some(public)) => {
+            let reading = || format!("reading signature {}", path.display());
+            let signature = file::read(path, file::TEXT_CAP).map_err(|e| Error::input(reading(), e))?;
+            sign::entry(&keys::read_public(public)?, &message, &signature).map_err(|e| e.within(reading()))?
+        }
+        _ => match args.signing.signer()? {
+            Some(signer) => signer.entry(&message)?,
+            None => {
+                return Err(Error::input(
+                    format!("signing bundle {}", args.bundle.display()),
+                    "nobody is named",
+                )
+                .hint("--key FILE, or --signer COMMAND or --signature FILE with --public-key FILE"));
+            }
+        },
+    };
+    Bundle::add_signature(&args.bundle, &entry)?;
+    let signers = Bundle::open(&args.bundle)?.signers();
+    let value = serde_json::json!({"bundle": args.bundle.to_string_lossy(), "claims_keys": signers});
+    printer.result(&value, || {
+        format!("{} has signatures of keys {}\n", args.bundle.display(), signers.join(", "))
+    })
+}

@@ -1,0 +1,177 @@
+//! Several signatures on one bundle.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+
+use bundler::Kind;
+use bundler::bundle::Bundle;
+use bundler::sign::{PublicKey, SigningKey};
+use bundler::verify::Trust;
+
+use crate::world::World;
+
+/// What a further signature takes, in bytes.
+const FURTHER: usize = 512 + 4096;
+
+/// A bundle `app.tar` that is signed by `airlock`, and another key pair, `second`.
+fn world() -> World {
+    let world = World::with_bundle();
+    world.keys("second");
+    world
+}
+
+const BOTH: [&str; 8] =
+    ["verify", "app.tar", "--key", "airlock.pub", "--key", "second.pub", "--require-signatures", "2"];
+const SIGN: [&str; 4] = ["sign", "app.tar", "--key", "second.key"];
+
+#[test]
+fn several_must_agree_where_the_site_says_so() {
+    let world = world();
+    let before = fs::read(world.path("app.tar")).expect("the bundle");
+    world.run(&BOTH).exits(2).says("1 trusted keys have signed it, and 2 must have");
+    world.run(&["verify", "app.tar", "--key", "second.pub"]).exits(2).says("which is not trusted");
+    world.run(&SIGN).exits(0);
+    assert!(world.run(&BOTH).exits(0).stdout.contains("signed by keys "));
+    for one in ["airlock.pub", "second.pub"] {
+        world.run(&["verify", "app.tar", "--key", one]).exits(0);
+    }
+    let after = fs::read(world.path("app.tar")).expect("the bundle");
+    assert_eq!(after.len(), before.len() + FURTHER);
+    assert!(after.starts_with(&before[..before.len() - 1024]), "nothing moves");
+
+    world.run(&SIGN).exits(1).says("it has one of key").says("already");
+    world.run(&["sign", "app.tar"]).exits(1).says("nobody is named").says("--signer COMMAND");
+    world.run(&[&BOTH[..7], &["3"]].concat()).exits(1).says("3 of 2 keys can't have signed it");
+    let shown = world.run(&["inspect", "app.tar", "--key", "second.pub"]).exits(0).stdout;
+    assert!(shown.contains("signed by key") && shown.contains("which is none of those given"), "{shown}");
+    let json = world.run(&["inspect", "app.tar", "--json"]).exits(0).json();
+    assert_eq!(json["claims_keys"].as_array().map(Vec::len), Some(2), "{json}");
+}
+
+#[test]
+fn a_bundle_that_nobody_signed_is_signed_in_its_place() {
+    let world = world();
+    let signed = fs::read(world.path("app.tar")).expect("the bundle");
+    world.run(&["build", "--unsigned", "--output", "app.tar"]).exits(0);
+    world.run(&["sign", "app.tar", "--key", "airlock.key"]).exits(0);
+    assert!(fs::read(world.path("app.tar")).expect("the bundle") == signed, "the same as from build --key");
+}
+
+#[test]
+fn what_an_interrupted_sign_left_is_refused_and_done_by_the_next() {
+    let world = world();
+    let path = world.path("app.tar");
+    let before = fs::read(&path).expect("the bundle");
+    world.run(&SIGN).exits(0);
+    let after = fs::read(&path).expect("the bundle");
+    let end = before.len() - 1024;
+    // Grown only; the new end written, too; a part of the first bytes; all but the last of them.
+    let grown = [&before[..], &vec![0; FURTHER]].concat();
+    let rest = [&before[..], &after[before.len()..]].concat();
+    let some = [&after[..end + 700], &before[end + 700..], &after[before.len()..]].concat();
+    let most = [&after[..end + 1023], &[0], &after[before.len()..]].concat();
+    for torn in [grown, rest, some, most] {
+        assert_eq!(torn.len(), after.len());
+        fs::write(&path, &torn).expect("written");
+        world.run(&["verify", "app.tar", "--key", "airlock.pub"]).exits(2).says("run it again");
+        world.run(&SIGN).exits(0);
+        assert!(fs::read(&path).expect("the bundle") == after);
+    }
+}
+
+#[test]
+fn no_bit_of_a_further_signature_can_be_changed_and_none_cut_off() {
+    let world = world();
+    world.run(&SIGN).exits(0);
+    let path = world.path("app.tar");
+    let pem = |name: &str| fs::read_to_string(world.path(name)).expect("a key");
+    let key = |name: &str| PublicKey::from_pem(&pem(name)).expect("a public key");
+    let trust = Trust::Keys { keys: vec![key("airlock.pub"), key("second.pub")], required: 1 };
+    let verify = || Bundle::open(&path)?.verify(&trust).map(|bundle| bundle.signers().len());
+    assert_eq!(verify().expect("the bundle"), 2);
+    let bytes = fs::read(&path).expect("the bundle");
+    let file = File::options().write(true).open(&path).expect("the bundle");
+    for (at, byte) in bytes.iter().enumerate().skip(bytes.len() - FURTHER - 1024) {
+        file.write_all_at(&[byte ^ (1 << (at % 8))], at as u64).expect("written");
+        match verify() {
+            Err(error) if error.kind() == Kind::Trust => {}
+            other => panic!("byte {at} flipped: {other:?}"),
+        }
+        file.write_all_at(&[*byte], at as u64).expect("written");
+    }
+    for length in (bytes.len() - FURTHER - 1024..bytes.len()).rev() {
+        file.set_len(length as u64).expect("cut");
+        match verify() {
+            Err(error) if error.kind() == Kind::Trust => {}
+            other => panic!("cut to {length} bytes: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn there_is_an_end_to_signatures() {
+    let world = World::with_bundle();
+    let path = world.path("app.tar");
+    let message = Bundle::message(&path).expect("the message");
+    let add = || {
+        let key = SigningKey::generate().expect("a key");
+        Bundle::add_signature(&path, &bundler::sign::sign(&key, &message).expect("an entry"))
+    };
+    for _ in 1..16 {
+        add().expect("room for another");
+    }
+    assert!(add().expect_err("one too many").to_string().contains("may not have more"));
+    world.run(&["verify", "app.tar", "--key", "airlock.pub"]).exits(0);
+}
+
+/// A trust policy, in a file.
+fn policy(world: &World, name: &str, serial: u64, rest: &str, keys: &[&str]) {
+    let mut text = format!("kind = \"airlock trust policy 1\"\nserial = {serial}\n{rest}\n");
+    for key in keys {
+        let pem = fs::read_to_string(world.path(&format!("{key}.pub"))).expect("a key");
+        text += &format!("[[key]]\nname = \"{key}\"\npem = \"\"\"\n{pem}\"\"\"\n");
+    }
+    world.write(name, text.as_bytes());
+}
+
+#[test]
+fn a_policy_says_whose_signatures_count_and_for_what() {
+    let world = world();
+    let verify = || world.run(&["verify", "app.tar", "--trust", "trust.toml"]);
+    policy(&world, "trust.toml", 1, "required = 2\nbundles = [\"app\", \"other-*\"]", &["airlock", "second"]);
+    verify().exits(2).says("1 trusted keys have signed it, and 2 must have");
+    world.run(&SIGN).exits(0);
+    verify().exits(0);
+    let from_environment = world.command(&["verify", "app.tar"]).env("AIRLOCK_TRUST", "trust.toml").output();
+    assert!(from_environment.expect("airlock").status.success());
+    policy(&world, "trust.toml", 1, "bundles = [\"other-*\", \"ap\"]", &["airlock"]);
+    verify().exits(2).says("not trusted here, only other-*, ap");
+    policy(&world, "trust.toml", 1, "minimum-serial = { app = 2 }", &["airlock"]);
+    verify().exits(2).says("its serial is 1, and 2 at least is wanted");
+    policy(&world, "trust.toml", 1, "minimum-serial = { app = 1, other = 9 }", &["airlock"]);
+    verify().exits(0);
+    world.run(&["verify", "app.tar", "--trust", "trust.toml", "--key", "airlock.pub"]).exits(1);
+    world.write("trust.toml", b"keys = 1");
+    verify().exits(1).says("reading trust.toml");
+}
+
+#[test]
+fn keys_are_rotated_by_a_policy_that_the_old_ones_signed() {
+    let world = world();
+    policy(&world, "trust.toml", 1, "", &["airlock"]);
+    policy(&world, "next.toml", 2, "", &["second"]);
+    let before = fs::read(world.path("trust.toml")).expect("the policy");
+    let update = || world.run(&["trust", "update", "trust.toml", "next.toml"]);
+    update().exits(2).says("is not signed");
+    world.run(&["trust", "sign", "next.toml", "--key", "second.key"]).exits(0);
+    update().exits(2).says("which is not trusted");
+    assert!(fs::read(world.path("trust.toml")).expect("the policy") == before);
+    world.run(&["trust", "sign", "next.toml", "--key", "airlock.key"]).exits(0);
+    assert!(update().exits(0).stdout.contains("serial 2"));
+    world.run(&["verify", "app.tar", "--trust", "trust.toml"]).exits(2).says("which is not trusted");
+    world.run(&["build", "--key", "second.key", "--output", "app.tar"]).exits(0);
+    world.run(&["verify", "app.tar", "--trust", "trust.toml"]).exits(0);
+    update().exits(2);
+    let shown = world.run(&["trust", "show", "trust.toml"]).exits(0).stdout;
+    assert!(shown.contains("  second\n") && !shown.contains("  airlock\n"), "{shown}");
+}

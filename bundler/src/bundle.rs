@@ -29,7 +29,7 @@ pub struct Bundle {
 
 /// What a further signature takes, in bytes: its header and its entry.
 const FURTHER: u64 = BLOCK + sign::ENTRY_SIZE;
-/// Most signatures of a bundle.
+/// Most signatures of a bundle, and of a trust policy.
 pub const MAX_SIGNATURES: usize = 16;
 /// What is done about a tail that an interrupted `airlock sign` has left.
 const SIGN_AGAIN: &str = "if `airlock sign` was interrupted, run it again; else the file was changed after it was built: copy it again from the connected side";

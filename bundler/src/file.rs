@@ -1,9 +1,10 @@
 //! Small files that somebody names. A device or a pipe may never end, or never begin: only regular files are read, and
-//! no more of them than they may have.
+//! no more of them than they may have; and what is written is there as it was, or whole.
 
 use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::Path;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 /// Most that a file with settings, keys or certificates has, in bytes.
 pub const TEXT_CAP: u64 = 16 << 20;
@@ -39,6 +40,28 @@ pub fn read(path: &Path, cap: u64) -> io::Result<Vec<u8>> {
 /// As [`read`], and when it is no text.
 pub fn read_text(path: &Path) -> io::Result<String> {
     String::from_utf8(read(path, TEXT_CAP)?).map_err(|_| io::Error::other("it is not UTF-8 text"))
+}
+
+/// The file with this name and `suffix` behind it.
+#[must_use]
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Writes a file, with the permissions `mode`, so that there is the old one, or all of the new: for its owner only until it is.
+///
+/// # Errors
+/// When it can't be written.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut draft = tempfile::NamedTempFile::new_in(directory)?;
+    draft.write_all(bytes)?;
+    draft.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
+    draft.as_file().sync_all()?;
+    draft.persist(path)?;
+    Ok(())
 }
 
 #[cfg(test)]

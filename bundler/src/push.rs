@@ -216,8 +216,7 @@ impl Push<'_> {
         let mut repositories: Vec<_> = needing().map(|missing| &missing.item.repository).collect();
         repositories.sort_unstable();
         repositories.dedup();
-        let (first, others) = repositories.split_first().map_or((None, &[][..]), |(f, o)| (Some(f), o));
-        if let Some(first) = first {
+        if let Some((first, others)) = repositories.split_first() {
             let repository = self.client.repository(self.registry, first);
             if repository.has_blob(&blob.digest).await? {
                 self.progress.resume(blob.size);

@@ -296,9 +296,7 @@ impl Signed {
 }
 
 fn beside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".sigstore.json");
-    name.into()
+    crate::file::beside(path, sign::BESIDE)
 }
 
 fn secrets(namespace: &str) -> String {

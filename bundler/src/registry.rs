@@ -219,7 +219,7 @@ impl Client {
     /// When it can't be had; the stream fails when it breaks off.
     pub async fn download(&self, url: &str) -> Result<Download> {
         let (url, action, response) = self.open(url).await?;
-        let size = declared_size(response.headers());
+        let size = number(response.headers(), CONTENT_LENGTH.as_str());
         Ok(Download { size, stream: transfer::rest_of(self.clone(), response, url, action) })
     }
 
@@ -304,8 +304,9 @@ fn api(scheme: &str, host: &str) -> Result<Url> {
     url.ok_or_else(|| Error::input(format!("reaching registry {host}"), "that is not HOST[:PORT]"))
 }
 
-fn declared_size(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+/// The number in an answer's header, if there is one.
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.trim().parse().ok()
 }
 
 /// The digest in an answer's header, if there is one of ours.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::bundle::MAX_SIGNATURES;
 use crate::error::{Error, Result};
 use crate::file;
 use crate::format::Manifest;
@@ -17,8 +18,6 @@ use crate::verify::Trust;
 
 /// What a policy says it is, so that nobody's signature over something else passes for one.
 const KIND: &str = "airlock trust policy 1";
-/// Most signatures of a policy.
-const MAX_SIGNATURES: u64 = 16;
 
 /// A policy as it is written.
 #[derive(Debug, Deserialize)]
@@ -93,9 +92,7 @@ impl Policy {
     /// # Errors
     /// As [`Self::from_toml`], and when it can't be read.
     pub fn read(path: &Path) -> Result<Self> {
-        let reading = || format!("reading {}", path.display());
-        let text = file::read_text(path).map_err(|e| Error::input(reading(), e))?;
-        Self::from_toml(&text).map_err(|e| e.within(reading()))
+        read(path).map(|(policy, _)| policy)
     }
 
     /// Its own number: a newer policy has a higher one.
@@ -159,10 +156,19 @@ impl Policy {
     }
 }
 
+/// A policy, and its text as it was read.
+fn read(path: &Path) -> Result<(Policy, String)> {
+    let reading = || format!("reading {}", path.display());
+    let text = file::read_text(path).map_err(|e| Error::input(reading(), e))?;
+    Ok((Policy::from_toml(&text).map_err(|e| e.within(reading()))?, text))
+}
+
 /// A policy's file with what was signed of it.
 pub struct Signed {
     path: PathBuf,
-    text: Vec<u8>,
+    policy: Policy,
+    /// What is signed.
+    text: String,
     entries: Vec<u8>,
 }
 
@@ -172,16 +178,14 @@ impl Signed {
     /// # Errors
     /// When it can't be read, or is none.
     pub fn read(path: &Path) -> Result<Self> {
-        let reading = |path: &Path, e| Error::input(format!("reading {}", path.display()), e);
-        Policy::read(path)?;
-        let text = file::read(path, file::TEXT_CAP).map_err(|e| reading(path, e))?;
+        let (policy, text) = read(path)?;
         let beside = beside(path);
-        let entries = match file::read(&beside, MAX_SIGNATURES * ENTRY_SIZE) {
+        let entries = match file::read(&beside, MAX_SIGNATURES as u64 * ENTRY_SIZE) {
             Ok(entries) => entries,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(e) => return Err(reading(&beside, e)),
+            Err(e) => return Err(Error::input(format!("reading {}", beside.display()), e)),
         };
-        Ok(Self { path: path.into(), text, entries })
+        Ok(Self { path: path.into(), policy, text, entries })
     }
 
     /// Adds a signature to those beside it.
@@ -189,7 +193,7 @@ impl Signed {
     /// # Errors
     /// When it can't be made or written.
     pub fn add(&mut self, signer: &Signer) -> Result<()> {
-        self.entries.extend(signer.entry(&self.text)?);
+        self.entries.extend(signer.entry(self.text.as_bytes())?);
         put(&beside(&self.path), &self.entries)
     }
 
@@ -197,39 +201,31 @@ impl Signed {
     ///
     /// # Errors
     /// When too few of them have signed it, or it is not newer.
-    pub fn replace(&self, current: &Path) -> Result<Policy> {
-        let doing = || format!("replacing {} by {}", current.display(), self.path.display());
+    pub fn replace(self, current: &Path) -> Result<Policy> {
+        let by = self.path.display();
+        let doing = || format!("replacing {} by {by}", current.display());
         let old = Policy::read(current)?;
         let entries: Vec<&[u8]> = self.entries.chunks(ENTRY_SIZE as usize).collect();
-        sign::verify_all(&entries, &self.text, &old.public_keys(), old.required)
+        sign::verify_all(&entries, self.text.as_bytes(), &old.public_keys(), old.required)
             .map_err(|e| e.within(doing()))?;
-        let new = Policy::from_toml(&String::from_utf8_lossy(&self.text))?;
+        let new = self.policy;
         if new.serial <= old.serial {
             let why =
                 format!("its serial is {}, and that of the one that is there {}", new.serial, old.serial);
             return Err(Error::trust(doing(), why).hint("a policy is replaced by a newer one only"));
         }
-        put(current, &self.text)?;
+        put(current, self.text.as_bytes())?;
         Ok(new)
     }
 }
 
 /// Where the signatures of a policy are.
 fn beside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".sigstore.json");
-    name.into()
+    file::beside(path, sign::BESIDE)
 }
 
-/// Writes a file so that there is the old one, or the new.
 fn put(path: &Path, bytes: &[u8]) -> Result<()> {
-    let writing = |e| Error::input(format!("writing {}", path.display()), e);
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(parent).map_err(writing)?;
-    std::io::Write::write_all(&mut file, bytes).map_err(writing)?;
-    file.as_file().sync_all().map_err(writing)?;
-    file.persist(path).map_err(|e| writing(e.error))?;
-    Ok(())
+    file::replace(path, bytes, 0o600).map_err(|e| Error::input(format!("writing {}", path.display()), e))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::journal::{Journal, Known};
 use super::{open_beside, write_error};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::file::beside;
 
 /// The unfinished file and its journal.
 pub(super) struct Partial {
@@ -129,10 +130,4 @@ impl Drop for Partial {
             let _ = std::fs::remove_file(journal.path());
         }
     }
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }

@@ -1,12 +1,10 @@
 //! A node's files into a directory: each whole or not at all, and never over what others wrote.
 
-use std::fs::{self, Permissions};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::Serialize;
-use tempfile::NamedTempFile;
 
 use super::{MARK, NodeFile};
 use crate::error::{Error, Result};
@@ -66,17 +64,14 @@ pub fn write(root: &Path, files: &[NodeFile], force: bool) -> Result<Vec<State>>
 fn put(path: &Path, content: &str) -> std::io::Result<()> {
     let dir = path.parent().unwrap_or(path);
     fs::create_dir_all(dir)?;
-    let mut draft = NamedTempFile::new_in(dir)?;
-    draft.write_all(content.as_bytes())?;
     // Nothing in them is secret, and programs that are not root's read them.
-    draft.as_file().set_permissions(Permissions::from_mode(0o644))?;
-    draft.as_file().sync_all()?;
-    draft.persist(path)?;
-    Ok(())
+    file::replace(path, content.as_bytes(), 0o644)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::failure::Failure;
 use super::http::{self, Call, Http, TooLong};
 use super::session::Session;
-use super::{Access, ByteStream, Inner, Repository, declared_digest, mismatch};
+use super::{Access, ByteStream, Inner, Repository, declared_digest, mismatch, number};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 
@@ -157,7 +157,7 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
         let url = http::location(&opened)
             .and_then(|url| url.ok_or_else(missing))
             .map_err(|failure| self.repository.client.failed(failure, &self.action, &start.url))?;
-        let chunk = CHUNK.max(number(opened.headers(), CHUNK_MIN_LENGTH).unwrap_or_default());
+        let chunk = chunk(opened.headers());
         let is_whole = self.size <= chunk || self.whole_only().contains(&self.repository.host);
         if !is_whole {
             self.session.keep(&url);
@@ -175,7 +175,7 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
             .ok()?;
         let at = stored(response.headers()).filter(|at| (WORTH..=self.size).contains(at))?;
         let url = http::location(&response).ok()?.unwrap_or(call.url);
-        let chunk = CHUNK.max(number(response.headers(), CHUNK_MIN_LENGTH).unwrap_or_default());
+        let chunk = chunk(response.headers());
         tracing::debug!(digest = %self.digest, at, "taking up an upload");
         Some(Open { url, at, chunk: Some(chunk), is_taken_up: true })
     }
@@ -281,9 +281,10 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
         let http = &self.repository.client.0.http;
         http.pace.turn(url).await;
         let length = range.end - range.start;
-        let (taker, taken) = mpsc::channel::<Result<Bytes, std::io::Error>>(1);
-        let body =
-            stream::unfold(taken, |mut taken| async { taken.recv().await.map(|piece| (piece, taken)) });
+        let (taker, taken) = mpsc::channel(1);
+        let body = stream::unfold(taken, |mut taken| async {
+            taken.recv().await.map(|piece| (Ok::<_, std::io::Error>(piece), taken))
+        });
         let mut request = http
             .request(method.clone(), url.clone())
             .header(CONTENT_TYPE, "application/octet-stream")
@@ -332,12 +333,7 @@ struct Pieces {
 
 impl Pieces {
     /// Hands `length` bytes to a request.
-    async fn feed(
-        &mut self,
-        mut length: u64,
-        taker: mpsc::Sender<Result<Bytes, std::io::Error>>,
-        http: &Http,
-    ) -> Result<(), Stop> {
+    async fn feed(&mut self, mut length: u64, taker: mpsc::Sender<Bytes>, http: &Http) -> Result<(), Stop> {
         while length > 0 {
             if self.rest.is_empty() {
                 self.rest = match self.stream.next().await {
@@ -349,7 +345,7 @@ impl Pieces {
                 self.rest.split_to(usize::try_from(length).unwrap_or(usize::MAX).min(self.rest.len()));
             let taken = piece.len() as u64;
             http.pace.pass(piece.len()).await;
-            match tokio::time::timeout(http.idle, taker.send(Ok(piece))).await {
+            match tokio::time::timeout(http.idle, taker.send(piece)).await {
                 Ok(Ok(())) => {
                     self.at += taken;
                     length -= taken;
@@ -394,8 +390,9 @@ pub(super) async fn may_push(repository: &Repository) -> Result<()> {
     Ok(())
 }
 
-fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
-    headers.get(name)?.to_str().ok()?.trim().parse().ok()
+/// Size of a chunk, in bytes, with what an answer says of it.
+fn chunk(headers: &HeaderMap) -> u64 {
+    CHUNK.max(number(headers, CHUNK_MIN_LENGTH).unwrap_or_default())
 }
 
 /// How much an answer says that there is of an upload, in bytes: `Range: 0-LAST`, both inclusive.

@@ -5,7 +5,7 @@
 //! to every node, so DIR belongs on the machine that serves, and in its backup.
 
 use std::fs;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -186,21 +186,8 @@ fn read(path: &Path) -> Option<Result<String>> {
 
 /// Writes a file whole or not at all.
 fn put(path: &Path, text: &str, secret: bool) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let write = || {
-        // For its owner only, from the start.
-        let mut draft = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(path))?;
-        draft.write_all(text.as_bytes())?;
-        if !secret {
-            draft.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-        }
-        draft.as_file().sync_all()?;
-        draft.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|e: std::io::Error| {
-        Error::unwritable(format!("writing {}", path.display()), e, "--tls-self-signed")
-    })
+    let written = file::replace(path, text.as_bytes(), if secret { 0o600 } else { 0o644 });
+    written.map_err(|e| Error::unwritable(format!("writing {}", path.display()), e, "--tls-self-signed"))
 }
 
 #[cfg(test)]

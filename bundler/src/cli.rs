@@ -236,13 +236,15 @@ fn duration(text: &str) -> std::result::Result<String, String> {
 struct Trusted {
     /// The bundle.
     bundle: PathBuf,
+    #[command(flatten)]
+    signed: Signed,
+}
+
+/// Whose signature counts.
+#[derive(Args)]
+struct Signed {
     /// Public key (PEM) of who built it; any of several.
-    #[arg(
-        long = "key",
-        value_name = "FILE",
-        env = "AIRLOCK_KEY",
-        required_unless_present_any = ["insecure_skip_verify", "trust"]
-    )]
+    #[arg(long = "key", value_name = "FILE", env = "AIRLOCK_KEY")]
     keys: Vec<PathBuf>,
     /// Take the bundle whoever signed it, or nobody. Damage is still found, malice is not.
     #[arg(long, conflicts_with = "keys")]
@@ -284,11 +286,13 @@ fn mapping(registry: &str, strip_host: bool) -> Result<Mapping> {
 
 impl Trusted {
     fn open(&self, printer: &Printer) -> Result<VerifiedBundle> {
-        self.open_at(&self.bundle, printer)
+        self.signed.open(&self.bundle, printer)
     }
+}
 
-    /// Another bundle, trusted for the same keys.
-    fn open_at(&self, path: &Path, printer: &Printer) -> Result<VerifiedBundle> {
+impl Signed {
+    /// Opens a bundle, if it is signed so.
+    fn open(&self, path: &Path, printer: &Printer) -> Result<VerifiedBundle> {
         if let Some(trust) = &self.trust {
             let policy = Policy::read(trust)?;
             let bundle = bundler::bundle::Bundle::open(path)?.verify(&policy.trust())?;
@@ -300,6 +304,11 @@ impl Trusted {
                 "the signature is NOT checked (--insecure-skip-verify): anybody may have made this bundle",
             );
             bundler::verify::Trust::InsecureSkipVerify
+        } else if self.keys.is_empty() {
+            let action = format!("verifying bundle {}", path.display());
+            return Err(Error::input(action, "nobody says whose signature counts").hint(
+                "give the public key of who built it with --key FILE, or the site's policy with --trust FILE",
+            ));
         } else {
             let (keys, required) = (keys::public(&self.keys)?, self.require_signatures);
             if !(1..=keys.len()).contains(&required) {

@@ -61,7 +61,15 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     draft.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
     draft.as_file().sync_all()?;
     draft.persist(path)?;
-    Ok(())
+    sync_directory(directory)
+}
+
+/// Makes names that were just given or taken in a directory last beyond a crash of the system.
+///
+/// # Errors
+/// When the system can't.
+pub fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]

@@ -160,6 +160,12 @@ impl Descriptor {
         Self { media_type: media_type.into(), digest, size, platform: None }
     }
 
+    /// Whether it may be passed on, and so is where its manifest is.
+    #[must_use]
+    pub fn is_distributable(&self) -> bool {
+        !self.media_type.contains("nondistributable") && !self.media_type.contains("foreign")
+    }
+
     /// In an index: the child's platform. None for what isn't an image to run, such as a build attestation.
     #[must_use]
     pub fn platform(&self) -> Option<Platform> {
@@ -224,11 +230,25 @@ pub enum Parsed {
     Index(ImageIndex),
 }
 
-/// Reads a manifest or index. `media_type` is what the registry called it; empty when nothing did.
+/// Reads a manifest or index that is to be carried. `media_type` is what the registry called it; empty when nothing did.
 ///
 /// # Errors
 /// For anything that can't be carried: see [`ImageError`].
 pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Parsed, ImageError> {
+    let parsed = read(media_type, bytes)?;
+    if let Parsed::Manifest(manifest) = &parsed
+        && let Some(layer) = manifest.layers.iter().find(|layer| !layer.is_distributable())
+    {
+        return Err(ImageError::NotDistributable(layer.digest, layer.media_type.clone()));
+    }
+    Ok(parsed)
+}
+
+/// Reads a manifest or index, whether or not all that it names may be passed on.
+///
+/// # Errors
+/// See [`ImageError`].
+pub fn read(media_type: &str, bytes: &[u8]) -> Result<Parsed, ImageError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Kind {
@@ -267,15 +287,64 @@ pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Parsed, ImageError> {
             let manifest: ImageManifest = serde_json::from_slice(bytes)?;
             fits(&manifest.layers)?;
             fits(std::slice::from_ref(&manifest.config))?;
-            let bound = |l: &&Descriptor| {
-                l.media_type.contains("nondistributable") || l.media_type.contains("foreign")
-            };
-            match manifest.layers.iter().find(bound) {
-                Some(layer) => Err(ImageError::NotDistributable(layer.digest, layer.media_type.clone())),
-                None => Ok(Parsed::Manifest(manifest)),
-            }
+            Ok(Parsed::Manifest(manifest))
         }
         other => Err(ImageError::MediaType(other.into())),
+    }
+}
+
+/// What a manifest or index says about itself, and about another one that it belongs to (image spec, "Image Manifest
+/// Property Descriptions").
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Relation {
+    /// What it was made for: the image that a signature signs.
+    #[serde(default)]
+    pub subject: Option<Descriptor>,
+    #[serde(default)]
+    media_type: Option<String>,
+    #[serde(default)]
+    artifact_type: Option<String>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    config: Option<Config>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Config {
+    #[serde(default)]
+    media_type: String,
+}
+
+/// Reads what a manifest or index says of others.
+///
+/// # Errors
+/// When it is no JSON of that shape.
+pub fn relation(bytes: &[u8]) -> Result<Relation, ImageError> {
+    Ok(serde_json::from_slice(bytes)?)
+}
+
+impl Relation {
+    /// What it says that it is itself.
+    #[must_use]
+    pub fn media_type(&self) -> Option<&str> {
+        self.media_type.as_deref().filter(|own| !own.is_empty())
+    }
+
+    /// The kind of artifact, as a list of referrers has it: its own word, or else the type of its config (distribution spec,
+    /// "Listing Referrers").
+    #[must_use]
+    pub fn artifact_type(&self) -> &str {
+        let own = self.artifact_type.as_deref().filter(|own| !own.is_empty());
+        own.or(self.config.as_ref().map(|config| config.media_type.as_str())).unwrap_or_default()
+    }
+
+    /// Its annotations.
+    #[must_use]
+    pub fn annotations(&self) -> Option<&BTreeMap<String, String>> {
+        self.annotations.as_ref()
     }
 }
 

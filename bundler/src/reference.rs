@@ -9,6 +9,8 @@ use crate::digest::Digest;
 
 mod grammar;
 
+pub(crate) use grammar::{is_repository, is_tag};
+
 /// A reference to an image: `[REGISTRY/]REPOSITORY[:TAG][@DIGEST]` (distribution spec, "Pulling manifests"), with the
 /// registry and Docker Hub's `library/` filled in. It has a tag only where one was written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,63 +1,104 @@
-//! Verified tars as a read-only OCI registry, straight from the file.
+//! A registry: verified tars read-only, straight from the file; or a store that is pushed to.
 
 mod advertise;
 mod api;
 pub mod authority;
+mod bundles;
+mod login;
+mod request;
+mod response;
+mod store;
+mod tables;
+mod tls;
+mod write;
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{Stream, TryStreamExt as _};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
-use warp::Filter;
+use tokio::net::TcpListener;
 use warp::http::{HeaderMap, Method, Response};
+use warp::{Buf, Filter};
 
 use crate::error::{Error, Result};
-use crate::file;
+use crate::origin;
 use crate::verify::VerifiedBundle;
 pub use advertise::Advertised;
-use api::{Api, Body, Request};
+use api::Content;
+use bundles::Bundles;
+pub use login::Logins;
+use request::Request;
+use response::{Body, Holder};
+use store::Store;
+pub use tls::Files as TlsFiles;
+use tls::Tls;
 
 /// How long a client may take to send a request's head, or to finish a TLS handshake.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long connections may finish after a stop is asked for.
 const GRACE: Duration = Duration::from_secs(10);
+/// How often a store is cleared of what nothing names.
+const SWEEP: Duration = Duration::from_secs(60 * 60);
+
+/// What is served, and to whom.
+pub struct Registry {
+    content: Content,
+    logins: Option<Logins>,
+}
+
+impl Registry {
+    /// What is in any of `bundles`, of equal tags that of the last; read-only.
+    ///
+    /// # Errors
+    /// When a manifest of a bundle can't be read.
+    pub fn of_bundles(bundles: Vec<Arc<VerifiedBundle>>) -> Result<Self> {
+        Ok(Self { content: Content::Bundles(Bundles::new(bundles)?), logins: None })
+    }
+
+    /// What is in the directory `store`, an OCI image layout that is made if there is none, and what is pushed to it.
+    ///
+    /// # Errors
+    /// When it can't be written to, is another's, or is used by another process.
+    pub fn of_store(store: &Path) -> Result<Self> {
+        Ok(Self { content: Content::Store(Arc::new(Store::open(store)?)), logins: None })
+    }
+
+    /// Answers only who logs in.
+    #[must_use]
+    pub fn with_logins(self, logins: Option<Logins>) -> Self {
+        Self { logins, ..self }
+    }
+
+    async fn answer(&self, request: &Request<'_>, body: write::Incoming) -> Response<Body> {
+        if let Some(logins) = &self.logins
+            && let Some(refused) = logins.refuse(request).await
+        {
+            return refused;
+        }
+        self.content.answer(request, body).await
+    }
+}
 
 /// A registry that listens.
 pub struct Server {
     listener: TcpListener,
-    api: Arc<Api>,
+    registry: Arc<Registry>,
     tls: Option<Tls>,
 }
 
-/// What TLS is spoken with.
-#[derive(Clone)]
-struct Tls {
-    acceptor: TlsAcceptor,
-    certificate: CertificateDer<'static>,
-}
-
 impl Server {
-    /// Listens on `address`, `HOST:PORT`, for what is in any of `bundles` (of equal tags that of the last); with `tls`, the files of a certificate chain and its key (PEM), over TLS.
+    /// Listens on `address`, `HOST:PORT`; with `tls`, over TLS.
     ///
     /// # Errors
     /// When the address can't be listened on, or the files are no certificate and key.
-    pub async fn listen(
-        bundles: Vec<Arc<VerifiedBundle>>,
-        address: &str,
-        tls: Option<(&Path, &Path)>,
-    ) -> Result<Self> {
-        let tls = tls.map(|(cert, key)| acceptor(cert, key)).transpose()?;
-        let api = Arc::new(Api::new(bundles)?);
+    pub async fn listen(registry: Registry, address: &str, tls: Option<&TlsFiles>) -> Result<Self> {
+        let tls = tls.map(Tls::read).transpose()?;
         let listener = TcpListener::bind(address).await.map_err(|e| {
             let hint = match e.kind() {
                 std::io::ErrorKind::AddrInUse => {
@@ -70,7 +111,7 @@ impl Server {
             };
             Error::input(format!("listening on {address}"), e).hint(hint)
         })?;
-        Ok(Self { listener, api, tls })
+        Ok(Self { listener, registry: Arc::new(registry), tls })
     }
 
     /// Where it listens.
@@ -93,7 +134,10 @@ impl Server {
 
     /// Serves until `stop` is ready; then lets connections finish for a while.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let service = warp::service(routes(self.api));
+        if let Content::Store(store) = &self.registry.content {
+            tokio::spawn(sweep(Arc::downgrade(store)));
+        }
+        let service = warp::service(routes(self.registry));
         let graceful = GracefulShutdown::new();
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -114,7 +158,7 @@ impl Server {
             // Registries' clients speak HTTP/2 only where TLS offers it, and to find out here would wait without end.
             let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
             builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-            let (tls, watcher) = (self.tls.as_ref().map(|tls| tls.acceptor.clone()), graceful.watcher());
+            let (tls, watcher) = (self.tls.clone(), graceful.watcher());
             tokio::spawn(async move {
                 let served = match tls {
                     None => {
@@ -122,7 +166,7 @@ impl Server {
                             .watch(builder.serve_connection(TokioIo::new(stream), service).into_owned())
                             .await
                     }
-                    Some(tls) => match handshake(&tls, stream).await {
+                    Some(tls) => match tls.accept(stream, PATIENCE).await {
                         Some(stream) => {
                             watcher
                                 .watch(builder.serve_connection(TokioIo::new(stream), service).into_owned())
@@ -141,65 +185,59 @@ impl Server {
     }
 }
 
-async fn handshake(
-    tls: &TlsAcceptor,
-    stream: TcpStream,
-) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
-    match tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
-        Ok(Ok(stream)) => Some(stream),
-        Ok(Err(error)) => {
-            tracing::debug!("a TLS handshake failed: {error}");
-            None
-        }
-        Err(_) => None,
+/// As long as the store is there.
+async fn sweep(store: std::sync::Weak<Store>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Some(store) = store.upgrade() else { return };
+        let _ = tokio::task::spawn_blocking(move || store.sweep(store::ABANDONED)).await;
     }
 }
 
-fn acceptor(cert: &Path, key: &Path) -> Result<Tls> {
-    let reading = |path: &Path| format!("reading {}", path.display());
-    let read = |path| file::read(path, file::TEXT_CAP).map_err(|e| Error::input(reading(path), e));
-    let chain: Vec<_> =
-        CertificateDer::pem_slice_iter(&read(cert)?).collect::<Result<_, _>>().map_err(|e| {
-            Error::input(reading(cert), e).hint("--tls-cert takes a PEM file with the certificate chain")
-        })?;
-    let certificate = chain.first().cloned().ok_or_else(|| {
-        Error::input(reading(cert), "there is no certificate in it")
-            .hint("--tls-cert takes a PEM file with the certificate chain")
-    })?;
-    let key_der = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|e| {
-        Error::input(reading(key), e).hint("--tls-key takes a PEM file with an unencrypted private key")
-    })?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key_der))
-        .map_err(|e| Error::input(format!("using {} with {}", cert.display(), key.display()), e))?;
-    Ok(Tls { acceptor: TlsAcceptor::from(Arc::new(config)), certificate })
-}
-
-fn routes(api: Arc<Api>) -> impl Filter<Extract = (impl warp::Reply,), Error = Infallible> + Clone {
+fn routes(
+    registry: Arc<Registry>,
+) -> impl Filter<Extract = (impl warp::Reply,), Error = warp::Rejection> + Clone {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
-    warp::method().and(warp::path::full()).and(query).and(warp::header::headers_cloned()).map(
-        move |method: Method, path: warp::path::FullPath, query: String, headers: HeaderMap| {
-            let request = Request { method: &method, path: path.as_str(), query: &query, headers: &headers };
-            let response = api.answer(&request);
-            tracing::debug!("{method} {} {}", path.as_str(), response.status());
-            reply(response, method == Method::HEAD)
+    let parts = warp::method().and(warp::path::full()).and(query).and(warp::header::headers_cloned());
+    parts.and(warp::body::stream()).then(
+        move |method: Method, path: warp::path::FullPath, query: String, headers: HeaderMap, body| {
+            let (registry, body) = (Arc::clone(&registry), incoming(body));
+            async move {
+                let request =
+                    Request { method: &method, path: path.as_str(), query: &query, headers: &headers };
+                let response = registry.answer(&request, body).await;
+                tracing::debug!("{method} {} {}", path.as_str(), response.status());
+                reply(response, method == Method::HEAD)
+            }
         },
     )
 }
 
-/// Puts a body to a response. A blob that isn't what its digest says breaks the connection before its last bytes: a
+/// A request's body. Whatever is wrong with it is found when it is read.
+fn incoming(body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static) -> write::Incoming {
+    Box::pin(body.map_ok(|mut part| part.copy_to_bytes(part.remaining())))
+}
+
+/// Puts a body to a response. A bundle's blob that isn't what its digest says breaks the connection before its last bytes: a
 /// client must not take it for whole.
 fn reply(response: Response<Body>, head: bool) -> warp::reply::Response {
+    fn stream<S>(chunks: S) -> warp::reply::Response
+    where
+        S: Stream<Item = Result<bytes::Bytes>> + Send + Sync + 'static,
+    {
+        warp::Reply::into_response(warp::reply::stream(
+            chunks.inspect_err(|error| tracing::error!("{error}")),
+        ))
+    }
     let (parts, body) = response.into_parts();
     let body = match body {
         _ if head => warp::reply::Response::default().into_body(),
         Body::Full(bytes) => bytes.into(),
-        Body::Blob { bundle, digest, start, length } => {
-            use futures_util::TryStreamExt as _;
-            let chunks = bundle.stream(digest, start, length).inspect_err(|error| tracing::error!("{error}"));
-            warp::Reply::into_response(warp::reply::stream(chunks)).into_body()
+        Body::Blob { holder: Holder::Bundle(bundle), digest, start, length } => {
+            stream(bundle.stream(digest, start, length)).into_body()
+        }
+        Body::Blob { holder: Holder::File(path), start, length, .. } => {
+            stream(origin::file_chunks(path, start, length)).into_body()
         }
     };
     Response::from_parts(parts, body)

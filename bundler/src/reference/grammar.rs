@@ -59,6 +59,11 @@ pub(super) fn parts(text: &str) -> Result<Parts<'_>, &'static str> {
     Ok(Parts { registry, repository, tag, digest })
 }
 
+/// Whether a repository can be called so (distribution spec, "Pulling manifests").
+pub(crate) fn is_repository(name: &str) -> bool {
+    name.len() <= MAX_REPOSITORY && name.split('/').all(is_component)
+}
+
 /// `[DOMAIN/]COMPONENT[/COMPONENT]…`
 fn is_name(name: &str) -> bool {
     let mut components = name.split('/');
@@ -93,7 +98,8 @@ fn is_component(text: &str) -> bool {
     ends_well && bytes.split(|b| is_text(*b)).all(is_separator)
 }
 
-fn is_tag(text: &str) -> bool {
+/// Whether it can be a tag (distribution spec, "Pulling manifests").
+pub(crate) fn is_tag(text: &str) -> bool {
     let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     text.len() <= MAX_TAG
         && text.bytes().next().is_some_and(is_word)

@@ -34,7 +34,7 @@ fn paths_that_are_no_text_are_shown_as_far_as_they_are() {
 #[test]
 fn wrong_usage_is_json_too_where_that_is_asked_for() {
     let world = World::new();
-    for args in [&["verify", "app.tar", "--json"][..], &["--json", "push"], &["--json", "no-such-verb"]] {
+    for args in [&["verify", "--json"][..], &["--json", "push"], &["--json", "no-such-verb"]] {
         let run = world.run(args).exits(1);
         let said: Value = serde_json::from_str(&run.stderr).expect(&run.stderr);
         assert_eq!(said["exit_code"], 1);
@@ -44,7 +44,8 @@ fn wrong_usage_is_json_too_where_that_is_asked_for() {
         );
         assert!(said["hint"].as_str().is_some_and(|hint| hint.contains("Usage: airlock")), "{said}");
     }
-    world.run(&["verify", "app.tar"]).exits(1).says("error: the following required arguments");
+    world.run(&["verify"]).exits(1).says("error: the following required arguments");
+    world.run(&["verify", "app.tar"]).exits(1).says("whose signature counts").says("hint: give the public key");
     let help = world.run(&["--json", "--help"]).exits(0);
     assert!(help.stdout.contains("Usage: airlock"), "{}", help.stdout);
 }

@@ -1,0 +1,131 @@
+//! What a registry has, by name: the tables that requests are looked up in.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::digest::Digest;
+use crate::image::{self, ImageError, OCI_INDEX, Parsed};
+
+/// All repositories.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tables {
+    /// By name at a site.
+    pub(super) repositories: BTreeMap<String, Repository>,
+    /// Names without the source's host, with all that they may mean.
+    pub(super) short: HashMap<String, Vec<String>>,
+}
+
+/// One repository.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Repository {
+    pub(super) tags: BTreeMap<String, Digest>,
+    pub(super) manifests: HashMap<Digest, Arc<Described>>,
+}
+
+/// A manifest or index, as far as requests and rules need it.
+#[derive(Debug)]
+pub(super) struct Described {
+    pub(super) media_type: String,
+    /// In bytes.
+    pub(super) size: u64,
+    /// Blobs that it needs.
+    pub(super) blobs: Vec<Digest>,
+    /// Layers that may not be passed on, and so may be missing.
+    foreign: Vec<Digest>,
+    /// Manifests that it lists.
+    pub(super) children: Vec<Digest>,
+    /// What it belongs to.
+    pub(super) subject: Option<Digest>,
+    artifact_type: String,
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+impl Described {
+    /// Reads it. `media_type` is what it was called on its way here, and counts where it says nothing itself.
+    pub(super) fn read(media_type: &str, bytes: &[u8]) -> Result<Self, ImageError> {
+        let relation = image::relation(bytes)?;
+        let (mut blobs, mut foreign, mut children) = (Vec::new(), Vec::new(), Vec::new());
+        match image::read(media_type, bytes)? {
+            Parsed::Manifest(manifest) => {
+                blobs.push(manifest.config.digest);
+                for layer in &manifest.layers {
+                    let kind = if layer.is_distributable() { &mut blobs } else { &mut foreign };
+                    kind.push(layer.digest);
+                }
+            }
+            Parsed::Index(index) => children.extend(index.manifests.iter().map(|child| child.digest)),
+        }
+        Ok(Self {
+            media_type: relation.media_type().unwrap_or(media_type).into(),
+            size: bytes.len() as u64,
+            blobs,
+            foreign,
+            children,
+            subject: relation.subject.as_ref().map(|subject| subject.digest),
+            artifact_type: relation.artifact_type().into(),
+            annotations: relation.annotations().cloned(),
+        })
+    }
+
+    /// Its descriptor, as a list of referrers has it.
+    fn descriptor(&self, digest: &Digest) -> Value {
+        let mut descriptor = json!({"mediaType": self.media_type, "digest": digest, "size": self.size, "artifactType": self.artifact_type});
+        if let Some(annotations) = &self.annotations {
+            descriptor["annotations"] = json!(annotations);
+        }
+        descriptor
+    }
+}
+
+impl Tables {
+    /// A repository by its name at a site, or by its source's name: with `ns`, as containerd asks the mirrors of that host, or
+    /// alone where that is unambiguous.
+    pub(super) fn repository(&self, name: &str, ns: Option<&str>) -> Option<(&str, &Repository)> {
+        let exact = || self.repositories.get_key_value(name);
+        let found = match ns {
+            // containerd says it with `override_path`, too, where the host is in the path already. Never another
+            // host's repository of this name.
+            Some(host) => {
+                let host = host.replace(':', "_");
+                self.repositories.get_key_value(&format!("{host}/{name}")).or_else(exact)
+            }
+            None => exact().or_else(|| match self.short.get(name).map(Vec::as_slice) {
+                Some([only]) => self.repositories.get_key_value(only),
+                _ => None,
+            }),
+        };
+        found.map(|(name, repository)| (name.as_str(), repository))
+    }
+
+    /// All digests that some manifest stands under, or needs.
+    pub(super) fn used(&self) -> HashSet<Digest> {
+        let manifests = self.repositories.values().flat_map(|repository| &repository.manifests);
+        manifests
+            .flat_map(|(digest, it)| it.blobs.iter().chain(&it.foreign).chain([digest]).copied())
+            .collect()
+    }
+}
+
+impl Repository {
+    /// The index of all that belongs to `subject` (distribution spec, "Listing Referrers"); of one kind of artifact if that
+    /// is named.
+    pub(super) fn referrers(&self, subject: &Digest, artifact_type: Option<&str>) -> Value {
+        let mut found: Vec<_> = self
+            .manifests
+            .iter()
+            .filter(|(_, it)| it.subject.as_ref() == Some(subject))
+            .filter(|(_, it)| artifact_type.is_none_or(|wanted| it.artifact_type == wanted))
+            .collect();
+        found.sort_by_key(|(digest, _)| **digest);
+        let found: Vec<_> = found.into_iter().map(|(digest, it)| it.descriptor(digest)).collect();
+        json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found})
+    }
+
+    /// The index that lists a manifest here, if one does.
+    pub(super) fn parent(&self, child: &Digest) -> Option<Digest> {
+        let parent = self.manifests.iter().find(|(_, it)| it.children.contains(child));
+        parent.map(|(digest, _)| *digest)
+    }
+}

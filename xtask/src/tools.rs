@@ -28,6 +28,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mount", "mount"),
     ("git", "git"),
     ("promtool", "prometheus"),
+    ("htpasswd", "apache2-utils"),
 ];
 
 /// Programs out of packages of Debian sid.
@@ -44,6 +45,9 @@ const CLUSTER: &[(&str, &str)] = &[
 ];
 
 const HELM_VERSION: &str = "v4.2.4";
+/// The distribution spec's conformance suite, at commit 97274622c111 of github.com/opencontainers/distribution-spec.
+const CONFORMANCE: &str =
+    "github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111";
 /// What helm's go.mod asks for.
 const GO_MINOR: u32 = 26;
 
@@ -71,6 +75,7 @@ impl Tools {
             }
         }
         tools.helm()?;
+        tools.conformance()?;
         let check = charts::check(&tools.home, || tools.go())?;
         tools.adopt(&check, "chart-check")?;
         Ok(tools)
@@ -324,6 +329,18 @@ impl Tools {
             .env("CGO_ENABLED", "0")
             .env("GOBIN", &built))?;
         self.adopt(&built.join("helm"), "helm")
+    }
+
+    fn conformance(&self) -> Outcome {
+        let (_, version) = CONFORMANCE.split_once('@').unwrap_or_default();
+        let built = self.home.join(format!("conformance-{version}"));
+        if !built.join("conformance").exists() {
+            println!("building the distribution spec's conformance suite below {}", self.home.display());
+            run(command(text(&self.go()?)?, &["install", "-trimpath", CONFORMANCE])
+                .env("CGO_ENABLED", "0")
+                .env("GOBIN", &built))?;
+        }
+        self.adopt(&built.join("conformance"), "oci-conformance")
     }
 
     /// A Go that is new enough for helm and for charts/check: the one on PATH, else Debian sid's.

@@ -45,7 +45,11 @@ fn wrong_usage_is_json_too_where_that_is_asked_for() {
         assert!(said["hint"].as_str().is_some_and(|hint| hint.contains("Usage: airlock")), "{said}");
     }
     world.run(&["verify"]).exits(1).says("error: the following required arguments");
-    world.run(&["verify", "app.tar"]).exits(1).says("whose signature counts").says("hint: give the public key");
+    world
+        .run(&["verify", "app.tar"])
+        .exits(1)
+        .says("whose signature counts")
+        .says("hint: give the public key");
     let help = world.run(&["--json", "--help"]).exits(0);
     assert!(help.stdout.contains("Usage: airlock"), "{}", help.stdout);
 }

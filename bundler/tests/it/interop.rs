@@ -1,6 +1,7 @@
 //! Interoperability: what skopeo, oras, cosign, openssl, Docker, containerd and helm make of bundles, of `serve` and of
 //! `push`. The tools are run as programs, and digests are compared with those that the upstream registry has.
 
+mod conformance;
 mod discover;
 mod engines;
 mod images;
@@ -10,6 +11,7 @@ mod mirrors;
 mod push;
 mod rendering;
 mod serve;
+mod store;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -20,6 +20,7 @@ mod resume;
 mod rewrite;
 mod signatures;
 mod source;
+mod store;
 mod uploads;
 mod work;
 mod world;

@@ -22,7 +22,7 @@ use crate::world::{World, names};
 const MIB: usize = 1 << 20;
 const CHUNK: usize = 32 * MIB;
 /// Two chunks and a bit.
-const SIZE: usize = 70 * MIB;
+pub const SIZE: usize = 70 * MIB;
 /// In the middle of the second chunk, and of a piece.
 const STALL: usize = 40 * MIB + 1000;
 
@@ -260,7 +260,7 @@ async fn a_token_that_has_expired_between_chunks_is_replaced() {
 }
 
 /// A world with a bundle whose image has one layer of [`SIZE`] bytes.
-fn bundle() -> World {
+pub fn bundle() -> World {
     let world = World::new();
     big_image(&world.path("big"), 1, SIZE as u64);
     world.spec("[[image]]\nref = \"big:1\"\nfrom = \"oci:big\"\n");

@@ -176,8 +176,18 @@ impl Served {
     }
 
     pub fn with(world: &World, bundle: &str, more: &[&str]) -> Self {
-        let mut command = world.command(&["--json", "serve", bundle, "--key", "airlock.pub"]);
-        command.args(["--listen", "127.0.0.1:0"]).args(more).stdout(Stdio::piped()).stderr(Stdio::null());
+        Self::said(world, &[&[bundle, "--key", "airlock.pub"], more].concat())
+    }
+
+    /// What is pushed there.
+    pub fn store(world: &World, directory: &str, more: &[&str]) -> Self {
+        Self::said(world, &[&["--store", directory], more].concat())
+    }
+
+    fn said(world: &World, args: &[&str]) -> Self {
+        let mut command = world.command(&["--json", "serve"]);
+        let listen = if args.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] };
+        command.args(listen).args(args).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("airlock");
         let stdout = child.stdout.take().expect("its stdout");
         let process = Running(child);

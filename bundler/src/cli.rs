@@ -100,7 +100,7 @@ enum Verb {
     /// Rewrite every reference in rendered manifests to the site's registry: stdin to stdout.
     Rewrite(rewrite::Args),
     /// Verify, push, and install the charts with every reference rewritten to the site's registry.
-    Install(install::Args),
+    Install(Box<install::Args>),
     /// Write node configuration, so that nodes pull a bundle's images from the site's registry under their own names.
     Mirrors(mirrors::Args),
     /// Write admission policies for the cluster: images of the bundle are rewritten to the site's registry, others refused.
@@ -124,6 +124,12 @@ struct Network {
     /// A PEM file with more certificate authorities to trust.
     #[arg(long, value_name = "FILE", env = "AIRLOCK_CA_FILE", value_delimiter = ',')]
     ca_file: Vec<PathBuf>,
+    /// A certificate (PEM) to show to registries that ask who we are.
+    #[arg(long, value_name = "FILE", env = "AIRLOCK_CERT_FILE", requires = "key_file")]
+    cert_file: Option<PathBuf>,
+    /// The private key (PEM) of that certificate.
+    #[arg(long, value_name = "FILE", env = "AIRLOCK_KEY_FILE", requires = "cert_file")]
+    key_file: Option<PathBuf>,
     /// Registries that are spoken to over plain HTTP. Those on this machine are found out by themselves.
     #[arg(long, value_name = "HOST[:PORT]", env = "AIRLOCK_PLAIN_HTTP", value_delimiter = ',')]
     plain_http: Vec<String>,
@@ -173,6 +179,7 @@ impl Network {
         };
         Client::new(&Options {
             ca_files: self.ca_file.clone(),
+            certificate: self.cert_file.clone().zip(self.key_file.clone()),
             plain_http: self.plain_http.clone(),
             mirrors: self.mirrors.iter().map(mirror).collect::<Result<_>>()?,
             uploads: Some(ContentCache::of_user().uploads()),

@@ -60,6 +60,8 @@ pub type ByteStream = BoxStream<'static, Result<Bytes>>;
 pub struct Options {
     /// PEM files with further CA certificates.
     pub ca_files: Vec<PathBuf>,
+    /// PEM files with a certificate chain and its key, not encrypted: shown to registries that ask who we are.
+    pub certificate: Option<(PathBuf, PathBuf)>,
     /// Registries, `HOST[:PORT]`, that are asked by plain HTTP.
     pub plain_http: Vec<String>,
     /// `(HOST, REGISTRY[/PREFIX])`: what is said to be at HOST is asked for at REGISTRY, below PREFIX.
@@ -168,7 +170,7 @@ impl Client {
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Self> {
         Ok(Self(Arc::new(Inner {
-            http: Http::new(&options.ca_files, idle, Pace::new(options.limit_rate), &variable)?,
+            http: Http::new(tls::config(options)?, idle, Pace::new(options.limit_rate), &variable)?,
             auth: Auth::new(credentials::files(&variable)),
             options: options.clone(),
             bases: Mutex::default(),

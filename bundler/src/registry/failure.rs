@@ -50,6 +50,8 @@ pub(super) enum Cause {
     UnknownIssuer,
     /// Another fault of the certificate: its name, its dates.
     Certificate,
+    /// The other side wants a certificate of ours, or another one.
+    NoCertificate,
     /// The other side does not speak TLS.
     NotTls,
     /// The name has no address.
@@ -64,17 +66,19 @@ impl Failure {
     /// What kind of failure to connect it is.
     pub fn cause(&self) -> Cause {
         let Self::Http(error) = self else { return Cause::Other };
-        if !error.is_connect() {
-            return Cause::Other;
-        }
         let mut next: Option<&(dyn StdError + 'static)> = Some(error);
-        while let Some(error) = next {
-            if let Some(cause) = connect_cause(error) {
-                return cause;
-            }
+        let causes = std::iter::from_fn(|| {
+            let error = next?;
             next = error.source();
+            Some(error)
+        });
+        let cause = causes.filter_map(connect_cause).next();
+        match cause {
+            // With TLS 1.3 the connection stands by then (RFC 8446, 4.4.2.4).
+            Some(Cause::NoCertificate) => Cause::NoCertificate,
+            _ if !error.is_connect() => Cause::Other,
+            cause => cause.unwrap_or(Cause::Connect),
         }
-        Cause::Connect
     }
 
     /// Whether the same request may go better a moment later.
@@ -104,6 +108,9 @@ impl Failure {
             (_, Cause::UnknownIssuer) => {
                 Some(format!("if {host} has a CA or certificate of its own, give that with --ca-file"))
             }
+            (_, Cause::NoCertificate) => Some(format!(
+                "{host} asks for a client certificate of its own authority: give it with --cert-file and --key-file"
+            )),
             (_, Cause::NotTls) => Some(format!(
                 "if {host} really speaks plain HTTP, say so: --plain-http {host}, or http:// in a URL"
             )),
@@ -141,10 +148,27 @@ fn connect_cause(error: &(dyn StdError + 'static)) -> Option<Cause> {
         Some(rustls::Error::InvalidCertificate(UnknownIssuer)) => Some(Cause::UnknownIssuer),
         Some(error) if tls::is_ca_as_server(error) => Some(Cause::UnknownIssuer),
         Some(rustls::Error::InvalidCertificate(_)) => Some(Cause::Certificate),
+        Some(rustls::Error::AlertReceived(alert)) if is_about_certificate(*alert) => {
+            Some(Cause::NoCertificate)
+        }
         Some(rustls::Error::InvalidMessage(_)) => Some(Cause::NotTls),
         // The connector's error type is private; this is the whole of its text.
         _ => (error.to_string() == "dns error").then_some(Cause::Dns),
     }
+}
+
+/// Whether the other side says that it wants a certificate, or another one (RFC 8446, 6.2).
+fn is_about_certificate(alert: rustls::AlertDescription) -> bool {
+    use rustls::AlertDescription as Alert;
+    matches!(
+        alert,
+        Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::CertificateUnknown
+            | Alert::CertificateExpired
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+    )
 }
 
 /// What a registry answers when it refuses (distribution spec, "Error Codes").

@@ -3,7 +3,6 @@
 //! Threat model: the other side may send anything, for ever, or nothing. Every body is capped or handed on piece by
 //! piece, every wait ends, and credentials stay with the origin that they were meant for.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +13,7 @@ use reqwest::{Method, NoProxy, Proxy, Response, StatusCode, Url};
 use super::failure::{self, Failure};
 use super::names::Names;
 use super::pace::Pace;
-use super::tls;
+
 use crate::error::{Error, Result};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,9 +55,9 @@ pub(super) struct Http {
 }
 
 impl Http {
-    /// Reads CA files, and the proxies of an environment; connects nowhere.
+    /// Reads the proxies of an environment; connects nowhere.
     pub fn new(
-        ca_files: &[PathBuf],
+        tls: rustls::ClientConfig,
         idle: Duration,
         pace: Pace,
         variable: &impl Fn(&str) -> Option<String>,
@@ -66,7 +65,7 @@ impl Http {
         let proxies = Proxies::read(variable);
         // HTTP/1.1 (no ALPN): parallel transfers then each have a connection of their own, with its back pressure.
         let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::config(ca_files)?)
+            .tls_backend_preconfigured(tls)
             .http1_only()
             .user_agent(concat!("airlock/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)

@@ -1,29 +1,31 @@
 //! TLS: whom we trust, on hosts with and without CA files.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use super::Options;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::file;
 
-/// TLS with the system's roots (Mozilla's, where there are none), and those of `ca_files`.
-pub(super) fn config(ca_files: &[PathBuf]) -> Result<ClientConfig> {
+/// TLS with the system's roots (Mozilla's, where there are none), those of the options' CA files, and their certificate.
+pub(super) fn config(options: &Options) -> Result<ClientConfig> {
     let mut trusted = rustls_native_certs::load_native_certs().certs;
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(trusted.iter().cloned());
     if roots.is_empty() {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
-    for file in ca_files {
-        for certificate in read_ca_file(file)? {
+    for file in &options.ca_files {
+        for certificate in read_certificates(file)? {
             roots.add(certificate.clone()).map_err(|e| Error::input(reading(file), e))?;
             trusted.push(certificate);
         }
@@ -35,20 +37,28 @@ pub(super) fn config(ca_files: &[PathBuf]) -> Result<ClientConfig> {
     let verifier = Verifier { usual: usual.build().map_err(|e| failed(&e))?, trusted };
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|e| failed(&e))?;
-    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    let Some((certificate, key)) = &options.certificate else { return Ok(builder.with_no_client_auth()) };
+    let chain = read_certificates(certificate)?;
+    let key_bytes = file::read(key, file::TEXT_CAP).map_err(|e| Error::input(reading(key), e))?;
+    let key_der = PrivateKeyDer::from_pem_slice(&key_bytes).map_err(|e| {
+        Error::input(reading(key), e).hint("--key-file takes a PEM file with an unencrypted private key")
+    })?;
+    let using = || format!("using {} with {}", certificate.display(), key.display());
+    builder.with_client_auth_cert(chain, key_der).map_err(|e| Error::input(using(), e))
 }
 
-fn reading(file: &Path) -> String {
-    format!("reading CA file {}", file.display())
+fn reading(path: &Path) -> String {
+    format!("reading {}", path.display())
 }
 
-fn read_ca_file(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let text = crate::file::read(file, crate::file::TEXT_CAP).map_err(|e| Error::input(reading(file), e))?;
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let text = file::read(path, file::TEXT_CAP).map_err(|e| Error::input(reading(path), e))?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<_, _>>()
-        .map_err(|e| Error::input(reading(file), e.to_string()))?;
+        .map_err(|e| Error::input(reading(path), e.to_string()))?;
     if certificates.is_empty() {
-        return Err(Error::input(reading(file), "there is no certificate in it")
+        return Err(Error::input(reading(path), "there is no certificate in it")
             .hint("it must be PEM: -----BEGIN CERTIFICATE-----"));
     }
     Ok(certificates)

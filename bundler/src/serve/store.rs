@@ -321,10 +321,11 @@ impl Store {
         let used: std::collections::HashSet<_> =
             self.tables().used().iter().map(|digest| self.path(digest)).collect();
         let unused = files("blobs/sha256").into_iter().filter(|path| !used.contains(path));
+        // What else somebody put there is not ours.
+        let is_blob = |path: &PathBuf| path.file_name().is_some_and(|name| name.len() == 64);
         let mut removed = 0;
-        for path in unused.chain(files("uploads")) {
-            // What else somebody put there is not ours.
-            if is_old(&path) && path.is_file() && fs::remove_file(&path).is_ok() {
+        for path in unused.filter(is_blob).chain(files("uploads")) {
+            if fs::remove_file(&path).is_ok() {
                 removed += 1;
             }
         }
@@ -345,4 +346,63 @@ fn split(name: &str) -> Option<(&str, Option<&str>)> {
 
 fn in_use(why: String) -> Refusal {
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::OCI_MANIFEST;
+
+    #[tokio::test]
+    async fn what_nothing_names_is_swept_and_the_rest_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("a store");
+        let blob = |content: &'static [u8]| {
+            let (id, upload) = store.begin().expect("an upload");
+            let mut upload = upload.try_lock_owned().expect("nobody else's");
+            upload.append(&[content.into()]).expect("written");
+            store.finish(&id, &mut upload, &Digest::of(content)).expect("a blob");
+            Digest::of(content)
+        };
+        let (config, foreign, unused) = (blob(b"{}"), blob(b"foreign"), blob(b"unused"));
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {"mediaType": "x/y", "digest": config, "size": 2},
+            "layers": [{"mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar", "digest": foreign, "size": 7}],
+        });
+        let manifest = manifest.to_string();
+        let (digest, _) = store
+            .put_manifest("a", &Target::Tag("1"), OCI_MANIFEST, manifest.as_bytes())
+            .expect("a manifest");
+        let (begun, _) = store.begin().expect("an upload");
+        fs::write(dir.path().join("blobs/sha256/note"), "not ours").expect("written");
+
+        store.sweep(ABANDONED);
+        assert!(store.size(&unused).is_some() && store.upload(&begun).is_some());
+        store.sweep(Duration::ZERO);
+        assert!(store.size(&unused).is_none() && store.upload(&begun).is_none());
+        for kept in [config, foreign, digest] {
+            assert!(store.size(&kept).is_some(), "{kept}");
+        }
+        drop(store);
+        let store = Store::open(dir.path()).expect("a store");
+        assert_eq!(store.manifest(&digest).expect("a manifest"), manifest.as_bytes());
+    }
+
+    #[test]
+    fn names_in_the_index_are_taken_apart() {
+        let digest = Digest::of(b"");
+        let by_digest = format!("a/b@{digest}");
+        for (name, means) in [
+            ("a/b:1.0", Some(("a/b", Some("1.0")))),
+            ("docker.io/library/redis:8", Some(("docker.io/library/redis", Some("8")))),
+            (&by_digest, Some(("a/b", None))),
+            ("latest", None),
+            ("", None),
+            ("A:1", None),
+            ("a:", None),
+            ("../a:1", None),
+        ] {
+            assert_eq!(split(name), means, "{name:?}");
+        }
+    }
 }

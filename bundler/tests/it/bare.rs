@@ -173,6 +173,41 @@ fn a_network_of_loopback_only_is_enough_at_the_site() {
     assert_eq!(manifest(&listen), manifest(&host));
 }
 
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn serving_needs_no_user_no_right_and_no_way_out() {
+    let world = World::with_bundle();
+    let root = Root::with_bundle(&world);
+    fs::create_dir(root.path("store")).expect("a directory");
+    std::os::unix::fs::chown(root.path("store"), Some(65534), Some(65534)).expect("given away");
+    let network = Isolation::new();
+    let serve = |what: &[&str]| {
+        let listen = format!("127.0.0.1:{}", free_port());
+        let mut command = network.command("/usr/sbin/chroot");
+        command.args(["--userspec=65534:65534", "--groups="]).arg(root.0.path());
+        command.arg("/airlock").arg("serve").args(what).args(["--listen", &listen]).env_clear();
+        let server = Running(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("chroot"));
+        network.wait_for(listen.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port"));
+        (server, listen)
+    };
+    let (bundle, from) = serve(&["app.tar", "--key", "airlock.pub"]);
+    let (store, to) = serve(&["--store", "store"]);
+    for server in [&bundle, &store] {
+        let status = fs::read_to_string(format!("/proc/{}/status", server.0.id())).expect("its status");
+        let has = |line: &str| assert!(status.lines().any(|found| found == line), "no {line:?} in {status}");
+        has("Uid:\t65534\t65534\t65534\t65534");
+        has("CapEff:\t0000000000000000");
+        has("CapPrm:\t0000000000000000");
+    }
+    isolated(&world, &network, &["push", "app.tar", &to, "--key", "airlock.pub"]).exits(0);
+    let manifest = |host: &str| {
+        let url = format!("http://{host}/v2/quay.io/a/web/manifests/1.0");
+        succeed(network.command("curl").args(ACCEPT).args(["-sf", &url]))
+    };
+    assert_eq!(manifest(&from), manifest(&to));
+    assert_eq!(names(root.0.path()), ["airlock", "airlock.pub", "app.tar", "store"]);
+}
+
 /// How soon it must be said that a registry can't be reached.
 const PATIENCE: Duration = Duration::from_secs(15);
 

@@ -376,6 +376,15 @@ fn only_who_has_a_certificate_by_the_sites_authority_is_answered() {
     fs::create_dir(world.path("other")).expect("a directory");
     let other = Certificate::self_signed(&world.path("other"));
     assert!(!curl(&["--cert", &of(&other.certificate), "--key", &of(&other.key)]));
+    // Pushed to with one, and without.
+    let store = Served::store(&world, "store", &tls);
+    let push = ["push", "app.tar", &store.host, "--key", "airlock.pub", "--ca-file", &ca];
+    world.run(&push).exits(3).says("asks for a client certificate").says("--cert-file");
+    world.run(&[&push[..], &["--cert-file", &certificate, "--key-file", &key]].concat()).exits(0);
+    world
+        .run(&[&push[..], &["--cert-file", &certificate, "--key-file", &ca]].concat())
+        .exits(1)
+        .says("--key-file takes a PEM file");
     world
         .run(&["serve", "app.tar", "--key", "airlock.pub", "--tls-client-ca", &ca])
         .exits(1)

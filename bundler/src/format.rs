@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use crate::archive::{Entry, Layout, LayoutError};
+use crate::attached::Attached;
 use crate::digest::Digest;
 use crate::image::{ImageManifest, Platform};
 use crate::name::{self, NameError};
@@ -127,6 +128,12 @@ pub struct Image {
     /// The index that the tag pointed to upstream, carried as evidence, where it is not `digest`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub upstream: Option<Digest>,
+    /// Ids of the keys that signed upstream what the tag pointed to: checked when it was pinned, the maker's word here.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub signed_by: Vec<String>,
+    /// What is carried with it: signatures, attestations, SBOMs.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub attached: Vec<Attached>,
 }
 
 /// A chart in the bundle, with how it is installed.

@@ -326,6 +326,21 @@ pub fn relation(bytes: &[u8]) -> Result<Relation, ImageError> {
     Ok(serde_json::from_slice(bytes)?)
 }
 
+/// The descriptor by which a manifest stands in a list of referrers (distribution spec, "Listing Referrers").
+///
+/// # Errors
+/// When `manifest` is no JSON of that shape.
+pub fn referrer(media_type: &str, digest: &Digest, manifest: &[u8]) -> Result<serde_json::Value, ImageError> {
+    let relation = relation(manifest)?;
+    let mut descriptor = serde_json::json!({
+        "mediaType": media_type, "digest": digest, "size": manifest.len(), "artifactType": relation.artifact_type(),
+    });
+    if let Some(annotations) = relation.annotations() {
+        descriptor["annotations"] = serde_json::json!(annotations);
+    }
+    Ok(descriptor)
+}
+
 impl Relation {
     /// What it says that it is itself.
     #[must_use]

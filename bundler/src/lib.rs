@@ -29,6 +29,7 @@ pub mod audit;
 
 // What stages share.
 pub mod archive;
+pub mod attached;
 mod buffers;
 pub mod bundle;
 pub mod cache;

@@ -1,11 +1,13 @@
 //! `images.lock`: what is wanted, pinned. TOML, sorted, made to be read in a diff; written by `airlock lock` only.
 
+mod evidence;
 mod pin;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::attached::Attached;
 use crate::digest::Digest;
 use crate::image::Platform;
 use crate::name::{self, NameError};
@@ -74,8 +76,14 @@ pub struct LockedImage {
     /// Texts in charts that mean it without being its reference (`map` in `bundle.toml`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub meant_by: Vec<String>,
+    /// Ids of the keys that signed what the tag pointed to, where `bundle.toml` asks for one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signed_by: Vec<String>,
     /// The manifest of each platform that is carried.
     pub platforms: BTreeMap<Platform, Digest>,
+    /// What is carried with it: signatures, attestations, SBOMs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attached: Vec<Attached>,
 }
 
 impl LockedImage {
@@ -95,7 +103,9 @@ impl LockedImage {
             from,
             asked_by,
             meant_by: vec![],
+            signed_by: vec![],
             platforms: resolved.platforms.clone(),
+            attached: vec![],
         }
     }
 
@@ -274,7 +284,16 @@ pub(crate) mod tests {
                 from: None,
                 asked_by: vec!["bundle.toml".into()],
                 meant_by: vec![],
+                signed_by: vec!["sha256:0".into()],
                 platforms: [("linux/amd64".parse().expect("a platform"), digest)].into(),
+                attached: ["1.sig", "2"]
+                    .map(|tag| Attached {
+                        digest,
+                        kind: "a signature".into(),
+                        subject: digest,
+                        tag: Some(tag.into()).filter(|tag: &String| tag.ends_with("sig")),
+                    })
+                    .into(),
             }],
             files: vec![],
         }

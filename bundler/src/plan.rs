@@ -8,13 +8,14 @@ use std::fmt::Display;
 use bytes::Bytes;
 
 use crate::archive::Layout;
+use crate::attached::Attached;
 use crate::chart::Chart;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::fetch;
 use crate::file;
 use crate::format::{self, Indexed, ListedEntry, Manifest, Name, Sha256Hex};
-use crate::image::{ImageManifest, OCI_MANIFEST};
+use crate::image::{self, ImageManifest, OCI_MANIFEST, Parsed};
 use crate::lock::{Lock, LockedChart, LockedFile, LockedImage};
 use crate::origin::{CHANGED, Origin, Sources};
 use crate::reference::{Reference, source_path};
@@ -143,8 +144,35 @@ async fn plan_image(
         reference: locked.reference.clone(),
         repository: source_path(&locked.reference),
         upstream,
+        signed_by: locked.signed_by.clone(),
+        attached: locked.attached.clone(),
     };
+    for attached in &image.attached {
+        plan_attached(attached, &name, &source, content).await?;
+    }
     Ok((image, resolved.single))
+}
+
+/// What belongs to an image.
+async fn plan_attached(
+    attached: &Attached,
+    name: &str,
+    source: &ImageSource,
+    content: &mut Content,
+) -> Result<()> {
+    let planning = || format!("planning the {} of image {name}", attached.kind);
+    let manifest = source.manifest(&attached.digest.to_string()).await.map_err(|e| e.within(planning()))?;
+    let parsed = match image::parse(&manifest.media_type, &manifest.bytes) {
+        Ok(Parsed::Manifest(parsed)) if attached.holds(&manifest.bytes) => parsed,
+        Ok(_) => return Err(Error::trust(planning(), format!("{} does not belong to it", attached.digest))),
+        Err(e) => return Err(Error::input(planning(), e)),
+    };
+    content.add(parsed.config.digest, parsed.config.size, source.origin(&parsed.config.digest)?, true);
+    for layer in &parsed.layers {
+        content.add(layer.digest, layer.size, source.origin(&layer.digest)?, false);
+    }
+    content.bytes(manifest.bytes);
+    Ok(())
 }
 
 async fn plan_chart(

@@ -1,5 +1,7 @@
 //! A verified bundle into any OCI registry: first ask, then send; each blob once; a tag only when all below it is there.
 
+mod referrers;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -23,7 +25,7 @@ const SMALL: u64 = 1 << 20;
 /// What was done.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub struct Pushed {
-    /// Images, charts and files that the registry has now.
+    /// Images, what belongs to them, charts and files that the registry has now.
     pub items: u64,
     /// Of these, how many it had before.
     pub unchanged: u64,
@@ -77,6 +79,7 @@ pub async fn push(
         .try_for_each_concurrent(client.transfers(), |blob| push.blob(blob, &missing))
         .await?;
     progress.end();
+    referrers::list(bundle, client, mapping).await?;
     Ok(Pushed {
         items: count,
         unchanged: count - missing.len() as u64,
@@ -105,6 +108,10 @@ fn items<'a>(bundle: &'a VerifiedBundle, mapping: &Mapping) -> Result<Vec<Item<'
             return Err(collision(&image.reference.to_string(), first, &repository));
         }
         let (digest, media_type) = (image.digest, image.media_type.as_str());
+        for attached in &image.attached {
+            let (repository, tag) = (repository.clone(), attached.tag.as_deref());
+            items.push(Item { repository, tag, digest: attached.digest, media_type: OCI_MANIFEST });
+        }
         items.push(Item { repository, tag, digest, media_type });
     }
     let charts = manifest.charts.iter().map(|c| (&c.repository, &c.tag, c.digest));

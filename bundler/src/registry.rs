@@ -6,6 +6,7 @@ mod failure;
 mod http;
 pub(crate) mod names;
 mod pace;
+mod referrers;
 mod session;
 mod tls;
 mod transfer;

@@ -4,6 +4,7 @@
 //! canonical encoding of what it says; so there is no second form of a signature, and no bit in it that isn't checked.
 
 mod entry;
+pub mod image;
 mod key;
 pub mod password;
 mod signer;

@@ -32,6 +32,45 @@ pub struct Spec {
     /// also the only way to have one asked that is at an address inside.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub registries: Vec<String>,
+    /// Whether signatures, attestations and SBOMs that registries have for an image are carried with it.
+    #[serde(default = "carried", skip_serializing_if = "Clone::clone")]
+    pub attached: bool,
+    /// Images that somebody must have signed where they come from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signed: Vec<SignedSpec>,
+}
+
+fn carried() -> bool {
+    true
+}
+
+/// Whose signature images must have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignedSpec {
+    /// Which images: `REGISTRY/REPOSITORY` in full, `*` for any text.
+    pub images: Vec<String>,
+    /// Public keys (PEM), from the directory of `bundle.toml`; one of them must have signed.
+    pub keys: Vec<String>,
+}
+
+impl SignedSpec {
+    /// Whether it is about this image.
+    #[must_use]
+    pub fn is_about(&self, image: &Reference) -> bool {
+        let name = format!("{}/{}", image.registry(), image.repository());
+        self.images.iter().any(|pattern| fits(pattern, &name))
+    }
+}
+
+/// Whether `text` is what `pattern` says, with `*` for any text.
+fn fits(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((start, rest)) => text
+            .strip_prefix(start)
+            .is_some_and(|text| text.char_indices().any(|(at, _)| fits(rest, &text[at..])) || fits(rest, "")),
+    }
 }
 
 /// Which platforms of an image are carried; `["all"]`, or a list of platforms.
@@ -306,6 +345,9 @@ pub enum SpecError {
     /// What would reach helm's command line as something else.
     #[error("chart {0:?}: {1:?} is not a version of Kubernetes or of an API")]
     Version(String, String),
+    /// A rule that holds for nothing, or asks for nobody.
+    #[error("signed: it needs images and keys")]
+    Signed,
     /// Not a registry.
     #[error("registries: {0:?} is not HOST[:PORT]")]
     Registry(String),
@@ -358,6 +400,9 @@ impl Spec {
         let is_host = |host: &&String| {
             format!("{host}/x").parse::<Reference>().is_ok_and(|r| r.registry() == host.as_str())
         };
+        if self.signed.iter().any(|rule| rule.images.is_empty() || rule.keys.is_empty()) {
+            return Err(SpecError::Signed);
+        }
         if let Some(other) = self.registries.iter().find(|host| !is_host(host)) {
             return Err(SpecError::Registry(other.clone()));
         }
@@ -437,6 +482,27 @@ mod tests {
     }
 
     #[test]
+    fn rules_are_about_repositories_in_full() {
+        let rule = |pattern: &str| SignedSpec { images: vec![pattern.into()], keys: vec![] };
+        let image: Reference = "quay.io/acme/app:1".parse().expect("a reference");
+        for (pattern, is_about) in [
+            ("quay.io/acme/app", true),
+            ("quay.io/acme/*", true),
+            ("quay.io/*/app", true),
+            ("*", true),
+            ("*/app*", true),
+            ("**", true),
+            ("quay.io/acme", false),
+            ("acme/*", false),
+            ("quay.io/acme/app:1", false),
+            ("quay.io/acme/app*x", false),
+            ("", false),
+        ] {
+            assert_eq!(rule(pattern).is_about(&image), is_about, "{pattern}");
+        }
+    }
+
+    #[test]
     fn the_digest_is_of_the_content() {
         let one = parse("[[image]]\nref = \"redis:8\"\n").expect("a spec");
         let same = parse("# why\n[[image]]\nref =    \"docker.io/library/redis:8\"\n").expect("a spec");
@@ -449,6 +515,11 @@ mod tests {
     fn contradictions_are_refused() {
         for (rest, says) in [
             ("", "no chart"),
+            (
+                "[[image]]\nref = \"redis\"\n[[signed]]\nimages = []\nkeys = [\"a.pub\"]",
+                "needs images and keys",
+            ),
+            ("[[image]]\nref = \"redis\"\n[[signed]]\nimages = [\"*\"]\nkeys = []", "needs images and keys"),
             ("[[image]]\nref = \"Redis\"", "not an image reference"),
             ("[[image]]\nref = \"redis\"\n[[image]]\nref = \"docker.io/redis:latest\"", "twice"),
             ("[[image]]\nref = \"redis\"\nform = \"x\"", "unknown field `form`"),

@@ -280,6 +280,14 @@ impl VerifiedBundle {
         let stray =
             |digest: &Digest| self.refuse(format!("image {}: {digest} is not part of it", image.reference));
         image.platforms.values().find(|d| !used.contains(*d)).map_or(Ok(()), |d| Err(stray(d)))?;
+        let mut subjects: BTreeSet<_> = used.iter().copied().chain([image.digest]).collect();
+        subjects.extend(image.upstream);
+        for attached in &image.attached {
+            self.check_manifest(&attached.digest)?;
+            if !subjects.contains(&attached.subject) || !attached.holds(&self.small(&attached.digest)?) {
+                return Err(stray(&attached.digest));
+            }
+        }
         let Some(upstream) = &image.upstream else { return Ok(()) };
         let Parsed::Index(index) = self.parse(upstream, image::OCI_INDEX)? else {
             return Err(stray(upstream));

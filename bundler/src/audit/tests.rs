@@ -29,6 +29,8 @@ fn closure() -> Closure {
         repository: "x".into(),
         upstream: upstream.map(digest),
         meant_by: vec![],
+        signed_by: vec![],
+        attached: vec![],
     };
     closure.add(&image("redis:8", "a1", OCI_MANIFEST, Some("af")), |_, _| Ok(manifest("ac"))).expect("redis");
     closure

@@ -1,10 +1,12 @@
 //! `airlock inspect`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use bundler::Result;
 use bundler::bundle::Bundle;
+use bundler::format::Image;
 
 use super::printer::human;
 use super::{Printer, keys};
@@ -17,6 +19,23 @@ pub struct Args {
     /// Public key (PEM): check the signature too. Without one, what is shown is only what the file says of itself.
     #[arg(long = "key", value_name = "FILE", env = "AIRLOCK_KEY")]
     keys: Vec<PathBuf>,
+}
+
+/// What belongs to an image, and to what of it: all of it, or one platform.
+fn by_kind(image: &Image) -> BTreeMap<&str, Vec<String>> {
+    let mut kinds: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for attached in &image.attached {
+        let platform = image.platforms.iter().find(|(_, digest)| **digest == attached.subject);
+        let subject = match platform {
+            _ if Some(attached.subject) == image.upstream => "all its platforms upstream".into(),
+            _ if attached.subject == image.digest => "the image".into(),
+            Some((platform, _)) => platform.to_string(),
+            None => attached.subject.to_string(),
+        };
+        kinds.entry(&attached.kind).or_default().push(subject);
+    }
+    kinds.values_mut().for_each(|subjects| subjects.sort());
+    kinds
 }
 
 pub fn run(args: &Args, printer: &Printer) -> Result<()> {
@@ -62,6 +81,15 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         for image in &manifest.images {
             let platforms: Vec<_> = image.platforms.keys().map(ToString::to_string).collect();
             let _ = writeln!(text, "image  {}@{}  {}", image.reference, image.digest, platforms.join(", "));
+            if let Some(upstream) = &image.upstream {
+                let _ = writeln!(text, "         some platforms of {upstream}, which is carried as evidence");
+            }
+            for id in &image.signed_by {
+                let _ = writeln!(text, "         signed upstream by key {id}, as it was pinned");
+            }
+            for (kind, subjects) in by_kind(image) {
+                let _ = writeln!(text, "         has {kind}, of {}", subjects.join(", "));
+            }
         }
         for file in &manifest.files {
             let platform = file.platform.as_ref().map(|p| format!("  {p}")).unwrap_or_default();

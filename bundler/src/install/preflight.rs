@@ -476,6 +476,8 @@ mod tests {
             repository: name.into(),
             upstream: None,
             meant_by: vec![],
+            signed_by: vec![],
+            attached: vec![],
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
+use super::evidence::{self, Evidence};
 use super::{Lock, LockedChart, LockedFile, LockedImage, LockedValues, VERSION};
 use crate::chart::{self, Chart};
 use crate::digest::Digest;
@@ -156,9 +157,17 @@ async fn pin_image(
         previous.and_then(|lock| lock.images.iter().find(|i| i.reference == reference && i.from == from));
     let old = old.filter(|_| !update.moves(&name));
     let remote = from.as_ref().is_none_or(|from| from.starts_with("docker://"));
+    let required = evidence::required(spec, &reference, sources)?;
+    // What was checked for other keys is checked again.
+    let is_signed = |old: &LockedImage| {
+        let mut keys = required.iter().flatten();
+        required.is_none() || keys.any(|key| old.signed_by.contains(&key.key_id()))
+    };
     if let (Some(old), true) = (old, remote && previous.is_some_and(|lock| lock.platforms == spec.platforms))
+        && is_signed(old)
     {
-        return Ok(LockedImage { asked_by, ..old.clone() });
+        let attached = if spec.attached { old.attached.clone() } else { vec![] };
+        return Ok(LockedImage { asked_by, attached, ..old.clone() });
     }
     let source = fetch::image_source(&reference, from.as_deref(), sources).await?;
     // With other platforms the same index is chosen from again; the tag may have moved, the pin has not.
@@ -167,11 +176,12 @@ async fn pin_image(
         (ImageSource::Registry(_), None) => fetch::tag_or_digest(&reference, from.as_deref())?,
         (ImageSource::Local(image), _) => image.root.digest.to_string(),
     };
-    let resolved = resolve(&source, &name, &ask, &spec.platforms).await.map_err(|e| {
-        let asks = asked_by.first().cloned().unwrap_or_default();
-        e.within(format!("pinning an image that {asks} asks for"))
-    })?;
-    Ok(LockedImage::new(reference, from, asked_by, &resolved))
+    let asks = asked_by.first().cloned().unwrap_or_default();
+    let within = |e: Error| e.within(format!("pinning an image that {asks} asks for"));
+    let resolved = resolve(&source, &name, &ask, &spec.platforms).await.map_err(within)?;
+    let evidence = evidence::look(spec, &source, &resolved, required.as_deref()).await;
+    let Evidence { attached, signed_by } = evidence.map_err(|e| within(e.within(format!("image {name}"))))?;
+    Ok(LockedImage { attached, signed_by, ..LockedImage::new(reference, from, asked_by, &resolved) })
 }
 
 /// The spec's charts, and every reference in them.

@@ -65,6 +65,10 @@ fn add(tables: &mut Tables, bundle: &VerifiedBundle) -> Result<()> {
             manifests.extend(index.manifests.into_iter().map(|child| (child.digest, child.media_type)));
         }
         manifests.extend(image.upstream.map(|upstream| (upstream, image::OCI_INDEX.into())));
+        for attached in &image.attached {
+            manifests.push((attached.digest, OCI_MANIFEST.into()));
+            repository.tags.extend(attached.tag.clone().map(|tag| (tag, attached.digest)));
+        }
         for (digest, media_type) in manifests {
             repository.manifests.insert(digest, describe(&digest, &media_type)?);
         }

@@ -38,8 +38,8 @@ pub(super) struct Described {
     pub(super) children: Vec<Digest>,
     /// What it belongs to.
     pub(super) subject: Option<Digest>,
-    artifact_type: String,
-    annotations: Option<BTreeMap<String, String>>,
+    /// How it stands in a list of what belongs to that, if it belongs to something.
+    descriptor: Option<Value>,
 }
 
 impl Described {
@@ -57,25 +57,17 @@ impl Described {
             }
             Parsed::Index(index) => children.extend(index.manifests.iter().map(|child| child.digest)),
         }
+        let media_type = relation.media_type().unwrap_or(media_type);
+        let referrer = || image::referrer(media_type, &Digest::of(bytes), bytes);
         Ok(Self {
-            media_type: relation.media_type().unwrap_or(media_type).into(),
+            media_type: media_type.into(),
             size: bytes.len() as u64,
             blobs,
             foreign,
             children,
             subject: relation.subject.as_ref().map(|subject| subject.digest),
-            artifact_type: relation.artifact_type().into(),
-            annotations: relation.annotations().cloned(),
+            descriptor: relation.subject.as_ref().map(|_| referrer()).transpose()?,
         })
-    }
-
-    /// Its descriptor, as a list of referrers has it.
-    fn descriptor(&self, digest: &Digest) -> Value {
-        let mut descriptor = json!({"mediaType": self.media_type, "digest": digest, "size": self.size, "artifactType": self.artifact_type});
-        if let Some(annotations) = &self.annotations {
-            descriptor["annotations"] = json!(annotations);
-        }
-        descriptor
     }
 }
 
@@ -112,14 +104,12 @@ impl Repository {
     /// The index of all that belongs to `subject` (distribution spec, "Listing Referrers"); of one kind of artifact if that
     /// is named.
     pub(super) fn referrers(&self, subject: &Digest, artifact_type: Option<&str>) -> Value {
-        let mut found: Vec<_> = self
-            .manifests
-            .iter()
-            .filter(|(_, it)| it.subject.as_ref() == Some(subject))
-            .filter(|(_, it)| artifact_type.is_none_or(|wanted| it.artifact_type == wanted))
-            .collect();
+        let belongs = self.manifests.iter().filter(|(_, it)| it.subject.as_ref() == Some(subject));
+        let mut found: Vec<_> =
+            belongs.filter_map(|(digest, it)| Some((digest, it.descriptor.as_ref()?))).collect();
+        found.retain(|(_, it)| artifact_type.is_none_or(|wanted| it["artifactType"] == wanted));
         found.sort_by_key(|(digest, _)| **digest);
-        let found: Vec<_> = found.into_iter().map(|(digest, it)| it.descriptor(digest)).collect();
+        let found: Vec<_> = found.into_iter().map(|(_, descriptor)| descriptor).collect();
         json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found})
     }
 

@@ -183,6 +183,35 @@ fn names_that_lead_elsewhere_are_refused() {
 }
 
 #[test]
+fn what_does_not_belong_to_an_image_is_not_taken_for_its_signature() {
+    for (tag, subject, code) in [
+        (None, 0, 2),
+        (Some("latest".to_owned()), 0, 2),
+        (Some("sha256-OTHER.sig".to_owned()), 0, 2),
+        (Some("sha256-OWN.sig".to_owned()), 1, 2),
+        // Who made the bundle may put anything under the tag of a signature. Whoever looks there checks it.
+        (Some("sha256-OWN.sig".to_owned()), 0, 0),
+    ] {
+        let world = World::with_bundle();
+        repack(&world, |list| {
+            let mut manifest: serde_json::Value = serde_json::from_slice(&list[0].1).expect("JSON");
+            let digests =
+                [0, 1].map(|n| manifest["images"][n]["digest"].as_str().expect("a digest").to_owned());
+            let hex = |n: usize| digests[n].trim_start_matches("sha256:").to_owned();
+            let mut attached =
+                serde_json::json!({"digest": digests[1], "kind": "x", "subject": digests[subject]});
+            if let Some(tag) = &tag {
+                attached["tag"] = tag.replace("OWN", &hex(0)).replace("OTHER", &hex(1)).into();
+            }
+            manifest["images"][0]["attached"] = serde_json::json!([attached]);
+            list[0].1 = serde_json::to_vec_pretty(&manifest).expect("JSON");
+        });
+        let run = world.run(&["verify", "app.tar", "--insecure-skip-verify"]).exits(code);
+        assert_eq!(run.stderr.contains("is not part of it"), code == 2, "{}", run.stderr);
+    }
+}
+
+#[test]
 fn links_in_place_of_files_are_refused() {
     for kind in
         [tar::EntryType::Symlink, tar::EntryType::Link, tar::EntryType::Fifo, tar::EntryType::Directory]

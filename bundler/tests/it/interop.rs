@@ -12,6 +12,7 @@ mod push;
 mod rendering;
 mod serve;
 mod store;
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::path::Path;

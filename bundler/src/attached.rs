@@ -78,7 +78,9 @@ pub async fn find(repository: &Repository, subjects: &BTreeSet<Digest>) -> Resul
         }
         for (end, kind) in TAGS {
             let tag = tag(subject, end);
-            if let Some(digest) = repository.find_manifest(&tag).await? {
+            // A registry that has an image under whatever tag it is asked for has no signature.
+            let there = repository.find_manifest(&tag).await?.filter(|digest| !subjects.contains(digest));
+            if let Some(digest) = there {
                 add(subject, Some(tag), kind, repository.manifest(&digest.to_string()).await?);
             }
         }

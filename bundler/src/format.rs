@@ -28,6 +28,10 @@ pub const INDEX: &str = "index.json";
 pub const DOCKER_MANIFEST: &str = "manifest.json";
 /// The lock that the bundle was built from.
 pub const LOCK: &str = "images.lock";
+/// What the bundle was made of: an in-toto statement with SLSA provenance.
+pub const PROVENANCE: &str = "provenance.intoto.json";
+/// What is in it: SPDX.
+pub const SBOM: &str = "sbom.spdx.json";
 
 /// Content of [`OCI_LAYOUT`] (image spec, "oci-layout file").
 pub const OCI_LAYOUT_CONTENT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -309,7 +313,14 @@ impl Manifest {
                 return Err(FormatError::Order { found: found.into(), expected: (*expected).into() });
             }
         }
-        for entry in &self.entries[fixed.len()..] {
+        // They came later, and may be missing.
+        let later = [PROVENANCE, SBOM];
+        let mut blobs = &self.entries[fixed.len()..];
+        for path in later {
+            blobs =
+                blobs.split_first().filter(|(first, _)| first.path == path).map_or(blobs, |(_, rest)| rest);
+        }
+        for entry in blobs {
             let expected = blob_path(&entry.sha256.0);
             if entry.path != expected {
                 return Err(FormatError::Order { found: entry.path.clone(), expected });
@@ -453,6 +464,20 @@ mod tests {
             let error = read(from, to).expect_err(to).to_string();
             assert!(error.starts_with(MANIFEST), "{to}: {error}");
         }
+    }
+
+    #[test]
+    fn statements_may_be_missing_and_have_their_order() {
+        let digest = Digest::of(b"").hex();
+        let entry = |path: &str| serde_json::json!({"path": path, "sha256": digest, "size": 0});
+        let last = entry(LOCK).to_string();
+        let with = |more: &[&str]| {
+            let more: String = more.iter().map(|path| format!(",{}", entry(path))).collect();
+            read(&last, &format!("{last}{more}")).is_ok()
+        };
+        let blob = blob_path(&Digest::of(b""));
+        assert!(with(&[]) && with(&[PROVENANCE]) && with(&[SBOM]) && with(&[PROVENANCE, SBOM, &blob]));
+        assert!(!with(&[SBOM, PROVENANCE]) && !with(&[&blob, SBOM]) && !with(&[SBOM, SBOM]) && !with(&["x"]));
     }
 
     #[test]

@@ -205,6 +205,21 @@ pub fn config_platform(config: &[u8]) -> Result<Platform, ImageError> {
     raw.known().ok_or_else(|| ImageError::PlatformText(format!("{}/{}", raw.os, raw.architecture)))
 }
 
+/// The labels in an image's config (image spec, "OCI Image Configuration"); none for what has no such config.
+#[must_use]
+pub fn config_labels(config: &[u8]) -> Option<BTreeMap<String, String>> {
+    #[derive(Deserialize)]
+    struct Raw {
+        config: Inner,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Inner {
+        labels: BTreeMap<String, String>,
+    }
+    serde_json::from_slice(config).map(|Raw { config }| config.labels).ok()
+}
+
 /// An image manifest, read.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ImageManifest {

@@ -14,6 +14,7 @@ pub mod spec;
 pub mod discover;
 pub mod lock;
 pub mod plan;
+pub mod statement;
 pub mod build;
 pub mod sign;
 pub mod trust;

@@ -76,6 +76,9 @@ pub struct LockedImage {
     /// Texts in charts that mean it without being its reference (`map` in `bundle.toml`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub meant_by: Vec<String>,
+    /// Its licences, as it says itself (image spec, `org.opencontainers.image.licenses`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licenses: Option<String>,
     /// Ids of the keys that signed what the tag pointed to, where `bundle.toml` asks for one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signed_by: Vec<String>,
@@ -103,6 +106,7 @@ impl LockedImage {
             from,
             asked_by,
             meant_by: vec![],
+            licenses: None,
             signed_by: vec![],
             platforms: resolved.platforms.clone(),
             attached: vec![],
@@ -142,6 +146,9 @@ pub struct LockedChart {
     /// Namespace to install into.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+    /// Its licences, as it says itself (Artifact Hub's annotation `artifacthub.io/license`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licenses: Option<String>,
     /// Single values, as for `helm --set`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub set: Vec<String>,
@@ -272,6 +279,7 @@ pub(crate) mod tests {
                 size: 3,
                 release: "hello".into(),
                 namespace: None,
+                licenses: None,
                 set: vec![],
                 values: vec![LockedValues { path: "values.yaml".into(), digest }],
             }],
@@ -284,6 +292,7 @@ pub(crate) mod tests {
                 from: None,
                 asked_by: vec!["bundle.toml".into()],
                 meant_by: vec![],
+                licenses: Some("MIT".into()),
                 signed_by: vec!["sha256:0".into()],
                 platforms: [("linux/amd64".parse().expect("a platform"), digest)].into(),
                 attached: ["1.sig", "2"]

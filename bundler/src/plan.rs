@@ -21,6 +21,7 @@ use crate::origin::{CHANGED, Origin, Sources};
 use crate::reference::{Reference, source_path};
 use crate::resolve::{ImageSource, resolve};
 use crate::sign;
+use crate::statement;
 
 /// A tar, laid out.
 pub struct Plan {
@@ -67,7 +68,7 @@ pub async fn plan(lock: &Lock, lock_text: &str, sources: &Sources<'_>) -> Result
         serial: lock.serial,
         version: lock.bundle_version.clone(),
     };
-    lay_out(manifest, &singles, lock_text, content)
+    lay_out(manifest, &singles, lock, lock_text, content)
 }
 
 /// Blobs by digest, each once.
@@ -274,6 +275,7 @@ fn plan_file(
 fn lay_out(
     mut manifest: Manifest,
     singles: &[(Reference, ImageManifest)],
+    lock: &Lock,
     lock_text: &str,
     content: Content,
 ) -> Result<Plan> {
@@ -281,11 +283,15 @@ fn lay_out(
     let index = index(&manifest, &content).map_err(|e| Error::input(laying_out(), e))?;
     let singles: Vec<_> = singles.iter().map(|(reference, manifest)| (reference, manifest)).collect();
     let docker = format::docker_manifest(&singles).map_err(|e| Error::input(laying_out(), e))?;
-    let fixed: [(&str, Bytes); 4] = [
+    let provenance = statement::provenance(lock, lock_text).map_err(|e| Error::input(laying_out(), e))?;
+    let sbom = statement::sbom(lock, lock_text).map_err(|e| Error::input(laying_out(), e))?;
+    let fixed: [(&str, Bytes); 6] = [
         (format::OCI_LAYOUT, format::OCI_LAYOUT_CONTENT.into()),
         (format::INDEX, index.into()),
         (format::DOCKER_MANIFEST, docker.into()),
         (format::LOCK, Bytes::copy_from_slice(lock_text.as_bytes())),
+        (format::PROVENANCE, provenance.into()),
+        (format::SBOM, sbom.into()),
     ];
     let mut entries = Vec::new();
     let mut origins = Vec::new();

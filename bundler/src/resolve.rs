@@ -93,6 +93,26 @@ impl Resolved {
             + self.layers.values().chain(self.configs.values()).sum::<u64>()
     }
 
+    /// Its licences, as a label of the config or an annotation says (image spec, "Pre-Defined Annotation Keys"); of several
+    /// platforms the first one's.
+    ///
+    /// # Errors
+    /// When the config can't be read.
+    pub async fn licenses(&self, source: &ImageSource) -> Result<Option<String>> {
+        const KEY: &str = "org.opencontainers.image.licenses";
+        let manifest = self.children.first().unwrap_or(&self.root);
+        let Ok(Parsed::Manifest(parsed)) = image::parse(&manifest.media_type, &manifest.bytes) else {
+            return Ok(None);
+        };
+        let config = match &self.config {
+            Some(config) => config.clone(),
+            None => source.config(&parsed.config).await?,
+        };
+        let label = image::config_labels(&config).and_then(|mut labels| labels.remove(KEY));
+        let annotation = || image::relation(&manifest.bytes).ok()?.annotations()?.get(KEY).cloned();
+        Ok(label.or_else(annotation).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()))
+    }
+
     /// Media type of what was asked for.
     #[must_use]
     pub fn media_type(&self) -> &str {

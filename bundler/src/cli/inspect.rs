@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use bundler::Result;
 use bundler::bundle::Bundle;
-use bundler::format::Image;
+use bundler::format::{self, Image};
+use bundler::verify::Trust;
+use bundler::{Error, Result};
 
 use super::printer::human;
 use super::{Printer, keys};
@@ -19,6 +20,32 @@ pub struct Args {
     /// Public key (PEM): check the signature too. Without one, what is shown is only what the file says of itself.
     #[arg(long = "key", value_name = "FILE", env = "AIRLOCK_KEY")]
     keys: Vec<PathBuf>,
+    /// Write its software bill of materials (SPDX) to stdout instead.
+    #[arg(long, conflicts_with = "provenance")]
+    sbom: bool,
+    /// Write what it was made of (in-toto, SLSA provenance) to stdout instead.
+    #[arg(long)]
+    provenance: bool,
+}
+
+/// Writes one of the bundle's own statements, its digest checked.
+fn statement(args: &Args, path: &str, printer: &Printer) -> Result<()> {
+    let trust = match args.keys.as_slice() {
+        [] => {
+            printer.warn("the signature is NOT checked: give --key");
+            Trust::InsecureSkipVerify
+        }
+        keys => keys::trust(keys)?,
+    };
+    let bundle = Bundle::open(&args.bundle)?.verify(&trust)?;
+    let entry = bundle.manifest().entries.iter().find(|entry| entry.path == path).ok_or_else(|| {
+        Error::input(format!("looking for {path} in {}", args.bundle.display()), "it has none")
+            .hint("an older airlock made it")
+    })?;
+    let bytes = bundle.small(&entry.sha256.0)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    printer.document(&value, [text.as_ref()])
 }
 
 /// What belongs to an image, and to what of it: all of it, or one platform.
@@ -39,6 +66,9 @@ fn by_kind(image: &Image) -> BTreeMap<&str, Vec<String>> {
 }
 
 pub fn run(args: &Args, printer: &Printer) -> Result<()> {
+    if args.sbom || args.provenance {
+        return statement(args, if args.sbom { format::SBOM } else { format::PROVENANCE }, printer);
+    }
     let bundle = Bundle::open(&args.bundle)?;
     let (claims, size) = (bundle.signers(), bundle.size());
     let manifest = bundle.manifest().clone();

@@ -181,7 +181,13 @@ async fn pin_image(
     let resolved = resolve(&source, &name, &ask, &spec.platforms).await.map_err(within)?;
     let evidence = evidence::look(spec, &source, &resolved, required.as_deref()).await;
     let Evidence { attached, signed_by } = evidence.map_err(|e| within(e.within(format!("image {name}"))))?;
-    Ok(LockedImage { attached, signed_by, ..LockedImage::new(reference, from, asked_by, &resolved) })
+    let licenses = resolved.licenses(&source).await.map_err(within)?;
+    Ok(LockedImage {
+        attached,
+        signed_by,
+        licenses,
+        ..LockedImage::new(reference, from, asked_by, &resolved)
+    })
 }
 
 /// The spec's charts, and every reference in them.
@@ -284,6 +290,7 @@ fn locked_chart(
     values: Vec<LockedValues>,
 ) -> LockedChart {
     LockedChart {
+        licenses: chart.annotations().remove("artifacthub.io/license"),
         digest: chart.digest(),
         size: chart.content.len() as u64,
         name: chart.name,

@@ -9,7 +9,7 @@ use bundler::lock::Lock;
 use bundler::spec::Spec;
 
 use crate::parts::{Running, free_port, succeed, wait_for};
-use crate::world::World;
+use crate::world::{World, blob};
 
 #[test]
 fn the_same_lock_and_key_give_the_same_bytes() {
@@ -217,4 +217,75 @@ fn several_bundles_are_one_registry_and_the_last_ones_tags_count() {
             assert!(config.contains("amd64"), "{config}");
         }
     }
+}
+
+#[test]
+fn a_bundle_says_what_is_in_it_and_what_it_was_made_of() {
+    let world = World::with_bundle();
+    let lock = std::fs::read(world.path("images.lock")).expect("the lock");
+    let inspect = |what: &str| {
+        let run = world.run(&["inspect", "app.tar", "--key", "airlock.pub", what]).exits(0);
+        serde_json::from_str::<serde_json::Value>(&run.stdout).expect("JSON")
+    };
+    let sbom = inspect("--sbom");
+    assert_eq!((&sbom["spdxVersion"], &sbom["SPDXID"]), (&"SPDX-2.3".into(), &"SPDXRef-DOCUMENT".into()));
+    let packages = sbom["packages"].as_array().expect("packages");
+    let names: Vec<_> = packages.iter().map(|package| package["name"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["app", "docker.io/library/redis:8", "quay.io/a/web:1.0", "notes.txt"]);
+    let sum = |package: &serde_json::Value| package["checksums"][0]["checksumValue"].clone();
+    assert_eq!(sum(&packages[3]), Digest::of(b"read me\n").hex());
+    let manifest = world.run(&["inspect", "app.tar", "--key", "airlock.pub", "--json"]).exits(0).json();
+    let digest = manifest["manifest"]["images"][0]["digest"].as_str().expect("a digest");
+    assert_eq!(sum(&packages[1]), digest.trim_start_matches("sha256:"));
+    assert_eq!(sbom["relationships"].as_array().expect("relationships").len(), packages.len());
+
+    let provenance = inspect("--provenance");
+    assert_eq!(provenance["predicateType"], "https://slsa.dev/provenance/v1");
+    assert_eq!(provenance["subject"][0]["digest"]["sha256"], Digest::of(&lock).hex());
+    let dependencies = &provenance["predicate"]["buildDefinition"]["resolvedDependencies"];
+    assert_eq!(dependencies[0]["digest"]["sha256"], sum(&packages[1]));
+    // By tar, as an auditor without airlock reads it.
+    let mut tar = tar::Archive::new(std::fs::File::open(world.path("app.tar")).expect("the bundle"));
+    let names = tar
+        .entries()
+        .expect("entries")
+        .map(|entry| entry.expect("an entry").path().expect("a path").display().to_string());
+    let names: Vec<_> = names.take(8).collect();
+    assert_eq!(names[6..], ["provenance.intoto.json", "sbom.spdx.json"]);
+    world.run(&["inspect", "app.tar", "--sbom"]).exits(0).says("NOT checked");
+}
+
+#[test]
+fn licences_are_pinned_as_images_and_charts_say_them() {
+    let world = World::new();
+    world.image("plain", &["linux/amd64"], b"x");
+    world.spec("[[image]]\nref = \"plain:1\"\nfrom = \"oci:plain\"\n");
+    world.run(&["lock"]).exits(0);
+    let lock = || std::fs::read_to_string(world.path("images.lock")).expect("the lock");
+    assert!(!lock().contains("licenses"), "{}", lock());
+    // The same with a label.
+    let index: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(world.path("plain/index.json")).expect("an index"))
+            .expect("JSON");
+    let read = |digest: &serde_json::Value| {
+        let hex = digest.as_str().expect("a digest").trim_start_matches("sha256:").to_owned();
+        let bytes = std::fs::read(world.path(&format!("plain/blobs/sha256/{hex}"))).expect("a blob");
+        serde_json::from_slice::<serde_json::Value>(&bytes).expect("JSON")
+    };
+    let mut manifest = read(&index["manifests"][0]["digest"]);
+    let mut config = read(&manifest["config"]["digest"]);
+    config["config"]["Labels"] =
+        serde_json::json!({"org.opencontainers.image.licenses": "MIT OR Apache-2.0"});
+    let root = world.path("plain");
+    manifest["config"] =
+        blob(&root, "application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
+    let manifest = blob(&root, "application/vnd.oci.image.manifest.v1+json", manifest.to_string().as_bytes());
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [manifest]});
+    std::fs::write(root.join("index.json"), index.to_string()).expect("written");
+    world.run(&["lock"]).exits(0);
+    assert!(lock().contains("licenses = \"MIT OR Apache-2.0\""), "{}", lock());
+    world.keys("airlock");
+    world.build("app.tar");
+    let sbom = world.run(&["inspect", "app.tar", "--key", "airlock.pub", "--sbom"]).exits(0).stdout;
+    assert!(sbom.contains("\"licenseDeclared\": \"MIT OR Apache-2.0\""), "{sbom}");
 }

@@ -117,6 +117,13 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
                         (best, breaks) = (upload.at, 0);
                     }
                     breaks += 1;
+                    // Who refuses a chunk and hangs up at once may never be heard: what is written then fails first.
+                    if breaks > BREAKS && upload.chunk.is_some() && best == 0 {
+                        tracing::debug!(digest = %self.digest, %failure, "no chunk ever went through: no chunks, then");
+                        self.whole_only().insert(self.repository.host.clone());
+                        breaks = 0;
+                        continue;
+                    }
                     if breaks > BREAKS {
                         return Err(self.repository.client.failed(failure, &self.action, &upload.url));
                     }

@@ -9,7 +9,7 @@ use bundler::lock::Lock;
 use bundler::spec::Spec;
 
 use crate::parts::{Running, free_port, succeed, wait_for};
-use crate::world::{World, blob};
+use crate::world::{Served, World, blob};
 
 #[test]
 fn the_same_lock_and_key_give_the_same_bytes() {
@@ -167,6 +167,10 @@ fn a_bundle_of_version_1_is_still_taken() {
     world.write("v1.tar", include_bytes!("../data/v1.tar"));
     world.write("v1.pub", include_bytes!("../data/v1.pub"));
     world.run(&["verify", "v1.tar", "--key", "v1.pub"]).exits(0);
+    // Made before bundles had statements.
+    world.run(&["inspect", "v1.tar", "--key", "v1.pub", "--sbom"]).exits(1).says("an older airlock made it");
+    let store = Served::store(&world, "store", &[]);
+    world.run(&["push", "v1.tar", &store.host, "--key", "v1.pub"]).exits(0);
     let manifest =
         &world.run(&["inspect", "v1.tar", "--key", "v1.pub", "--json"]).exits(0).json()["manifest"];
     let names = |list: &str, field: &str| {

@@ -155,6 +155,10 @@ impl Mapping {
         if parsed.tag.is_some() || parsed.digest.is_some() {
             return Err(refuse("expected HOST[:PORT][/PREFIX], without tag or digest"));
         }
+        if parsed.registry == "docker.io" && prefix.is_none() {
+            // And engines read `docker.io/NAME` as `docker.io/library/NAME`.
+            return Err(refuse("Docker Hub has repositories below accounts only: give docker.io/ACCOUNT"));
+        }
         Ok(Self { registry: parsed.registry, prefix: prefix.map(Into::into), strip_host })
     }
 
@@ -223,6 +227,7 @@ mod tests {
             ("redis:8.2.1", "docker.io/library/redis:8.2.1"),
             ("bitnami/redis", "docker.io/bitnami/redis:latest"),
             ("docker.io/redis", "docker.io/library/redis:latest"),
+            ("Docker.IO/redis", "docker.io/library/redis:latest"),
             ("index.docker.io/redis:latest", "docker.io/library/redis:latest"),
             ("latest", "docker.io/library/latest:latest"),
             ("localhost/x", "localhost/x:latest"),
@@ -254,6 +259,7 @@ mod tests {
             "",
             " ",
             "Redis",
+            "Team/app",
             "redis:",
             "redis:a b",
             "redis:ü",
@@ -300,9 +306,17 @@ mod tests {
 
     #[test]
     fn targets_that_engines_would_misread_are_refused() {
-        for target in
-            ["", "site", "http://site:5000", "site:5000/Up", "site:5000/a:1", "site:x", "/a", "s i.te"]
-        {
+        for target in [
+            "",
+            "site",
+            "http://site:5000",
+            "site:5000/Up",
+            "site:5000/a:1",
+            "site:x",
+            "/a",
+            "s i.te",
+            "docker.io",
+        ] {
             assert!(Mapping::new(target, false).is_err(), "{target:?}");
         }
         for address in ["[::1]:5000", "[fd00::1]/mirror", "fd00::1"] {

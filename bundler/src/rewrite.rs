@@ -376,6 +376,11 @@ mod tests {
                 "data:\n  é.yaml: |\n    image: q.io/a/b:1.2\n    # é redis:8.\n",
                 "data:\n  é.yaml: |\n    image: AB\n    # é REDIS.\n",
             ),
+            // Found by fuzzing: in the comment there is what the document has, too.
+            (
+                "data:\n  a.yaml: |\n    image: q.io/a/b:1.2\n    # image: q.io/a/b:1.2\n",
+                "data:\n  a.yaml: |\n    image: AB\n    # image: AB\n",
+            ),
             ("data: {j: '{\"image\":\"h:5/nats:2.10.10\"}'}", "data: {j: '{\"image\":\"NATS\"}'}"),
             ("a: docker://redis:8", "a: docker://REDIS"),
         ] {

@@ -12,6 +12,7 @@ mod tables;
 mod tls;
 mod write;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tower::ServiceExt as _;
 use warp::http::{HeaderMap, Method, Response};
 use warp::{Buf, Filter};
 
@@ -137,7 +139,7 @@ impl Server {
         if let Content::Store(store) = &self.registry.content {
             tokio::spawn(sweep(Arc::downgrade(store)));
         }
-        let service = warp::service(routes(self.registry));
+        let service = warp::service(routes(self.registry)).map_request(with_path);
         let graceful = GracefulShutdown::new();
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -192,6 +194,22 @@ async fn sweep(store: std::sync::Weak<Store>) {
         let Some(store) = store.upgrade() else { return };
         let _ = tokio::task::spawn_blocking(move || store.sweep(store::ABANDONED)).await;
     }
+}
+
+/// What answers requests, without the connections around it: for fuzzing.
+#[doc(hidden)]
+pub fn service(
+    registry: Registry,
+) -> impl tower::Service<http::Request<String>, Response = warp::reply::Response, Error = Infallible> {
+    warp::service(routes(Arc::new(registry))).map_request(with_path)
+}
+
+/// A target may have no path (`CONNECT host:1`; RFC 9112, 3.2.3), and warp panics where a filter asks for it.
+fn with_path<B>(mut request: http::Request<B>) -> http::Request<B> {
+    if request.uri().path_and_query().is_none() {
+        *request.uri_mut() = http::Uri::from_static("/");
+    }
+    request
 }
 
 fn routes(

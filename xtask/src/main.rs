@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask cluster`, `cargo xtask bench`, `cargo xtask env`.
+//! The project's own commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask cluster`, `cargo xtask bench`, `cargo xtask fuzz`…
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a developer's tool: its output is its purpose
 
 mod bench;
@@ -7,6 +7,7 @@ mod cluster;
 mod compose;
 mod containerfile;
 mod demo;
+mod fuzz;
 mod images;
 mod parts;
 mod sh;
@@ -38,6 +39,9 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                                build, verify, serve and push of 20 images and 3 GB beside skopeo, oras, a registry, openssl and
                                cp, as a table; --megabytes for fewer layers
   bench large                  start and memory of `airlock serve` and `verify` with bundles of 3 and of 30 GB, which are holes
+  fuzz [TARGET] [--seconds N | FILE | --keep]
+                               the readers of foreign bytes under libFuzzer, from kept seeds, each for N seconds (60); a FILE tries
+                               that input only; --keep makes seeds of what was found
   survey [--charts FILE]       public charts through helm, discover and rewrite, as a table in docs/charts.md; with
                                --charts those of another list, and the table only shown
   chart-docs                   write the tables of values into the chart's README
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
         ["bench", "rewrite"] => bench::rewrite::run(),
         ["bench", "transfer", options @ ..] => bench::transfer::run(options),
         ["bench", "large"] => bench::large::run(),
+        ["fuzz", options @ ..] => fuzz::run(options),
         ["survey"] => survey::run(None),
         ["survey", "--charts", list] => survey::run(Some(list)),
         ["chart-docs"] => charts::docs(),

@@ -239,7 +239,7 @@ impl Exchange {
     }
 }
 
-/// Notes what was seen in a document, before and after, so that it is not seen again in its text.
+/// Notes what was seen in a document and stayed, or came into it, so that it is not seen again in its text.
 struct Seen<'v> {
     visitor: &'v mut dyn Visitor,
     texts: HashSet<String>,
@@ -256,16 +256,17 @@ impl Visitor for Seen<'_> {
 
     fn visit(&mut self, mention: &Mention<'_>) -> Result<Option<Exchange>> {
         let exchange = self.visitor.visit(mention)?;
-        self.texts.insert(mention.text.clone().into_owned());
         if matches!(mention.spelling, Spelling::Fields(_)) {
             self.texts.insert(mention.spot.at.scalar.value.clone().into_owned());
         }
         match &exchange {
-            None | Some(Exchange::Keep) => {}
-            Some(Exchange::Text(to)) => {
-                self.texts.insert(to.clone());
+            // What stood there may stand in a comment, too, and is to be exchanged there.
+            Some(Exchange::Text(to)) => drop(self.texts.insert(to.clone())),
+            None | Some(Exchange::Keep) => drop(self.texts.insert(mention.text.clone().into_owned())),
+            Some(Exchange::Fields(all)) => {
+                self.texts.insert(mention.text.clone().into_owned());
+                self.texts.extend(all.iter().map(|(_, to)| to.clone()));
             }
-            Some(Exchange::Fields(all)) => self.texts.extend(all.iter().map(|(_, to)| to.clone())),
         }
         Ok(exchange)
     }

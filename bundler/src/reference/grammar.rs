@@ -1,7 +1,7 @@
 //! The grammar of references, as distribution's own (`reference.ReferenceRegexp`) and oci-spec's have it.
 //!
 //! The same as parsing with oci-spec, whose regular expression takes a few dozen milliseconds to be made, at every start of
-//! the program, and some fifty microseconds for each reference.
+//! the program, and some fifty microseconds for each reference. But a host means the same in upper case as in lower case.
 
 /// Longest repository.
 const MAX_REPOSITORY: usize = 255;
@@ -42,7 +42,12 @@ pub(super) fn parts(text: &str) -> Result<Parts<'_>, &'static str> {
         Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
         _ => (DOCKER_HUB, name),
     };
-    let registry = if registry == "index.docker.io" { DOCKER_HUB } else { registry };
+    // Upper case is a host's only. What engines make of `Team/app` differs, and written in full it is nothing at all.
+    if !repository.split('/').all(is_component) {
+        return Err("repository name must be lowercase");
+    }
+    let is_hub = ["index.docker.io", DOCKER_HUB].iter().any(|hub| hub.eq_ignore_ascii_case(registry));
+    let registry = if is_hub { DOCKER_HUB } else { registry };
     let library = if registry == DOCKER_HUB && !repository.contains('/') { "library/" } else { "" };
     let repository = format!("{library}{repository}");
     if repository.len() > MAX_REPOSITORY {
@@ -199,6 +204,10 @@ mod tests {
                     );
                 }
                 (Err(ours), Err(theirs)) => assert_eq!(*ours, theirs.to_string(), "{text:?}"),
+                // Theirs can't read its own spelling of it.
+                (Err("repository name must be lowercase"), Ok(theirs)) => {
+                    assert!(theirs.whole().parse::<Spelled>().is_err(), "{text:?}");
+                }
                 _ => panic!("{text:?}: {ours:?}, {theirs:?}"),
             }
         }

@@ -419,6 +419,27 @@ fn a_client_that_says_nothing_is_let_go() {
     }
 }
 
+/// Found by fuzzing: these have no path that a filter could ask for.
+#[test]
+fn a_target_without_a_path_is_answered() {
+    use std::io::{Read as _, Write as _};
+    let world = World::with_bundle();
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let mut serve = world.command(&["serve", "app.tar", "--key", "airlock.pub", "--listen", &address]);
+    let _server = Running(serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("airlock"));
+    wait_for(port);
+    for target in ["CONNECT host:1", "GET host:1", "OPTIONS *"] {
+        let mut client = std::net::TcpStream::connect(&address).expect("a connection");
+        client
+            .write_all(format!("{target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").as_bytes())
+            .expect("sent");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 40"), "{target}: {answer:?}");
+    }
+}
+
 #[test]
 fn without_the_sources_host_nothing_takes_anothers_place() {
     let world = World::new();

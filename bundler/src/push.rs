@@ -226,6 +226,7 @@ impl Push<'_> {
         if let Some((first, others)) = repositories.split_first() {
             let repository = self.client.repository(self.registry, first);
             if repository.has_blob(&blob.digest).await? {
+                repository.forget_upload(&blob.digest);
                 self.progress.resume(blob.size);
             } else {
                 self.send(&repository, blob, Some(Arc::clone(&self.progress))).await?;
@@ -233,8 +234,9 @@ impl Push<'_> {
             let take_over = |other: &&String| {
                 let repository = self.client.repository(self.registry, other);
                 async move {
-                    if !repository.mount(&blob.digest, first).await? {
-                        self.send(&repository, blob, None).await?;
+                    match repository.mount(&blob.digest, first).await? {
+                        true => repository.forget_upload(&blob.digest),
+                        false => self.send(&repository, blob, None).await?,
                     }
                     Ok(())
                 }

@@ -454,6 +454,11 @@ impl Repository {
         upload::upload(self, digest, size, content).await
     }
 
+    /// Forgets where an upload of a blob would go on: a run that was killed when the blob was complete has left that.
+    pub fn forget_upload(&self, digest: &Digest) {
+        upload::forget(self, digest);
+    }
+
     /// Puts a manifest under a tag or its digest.
     ///
     /// # Errors

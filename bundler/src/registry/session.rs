@@ -24,6 +24,11 @@ impl Session {
         Self(directory.and_then(|directory| open(directory, repository, digest)))
     }
 
+    /// Forgets one, whoever has it: the blob is there.
+    pub fn forget(directory: &Path, repository: &str, digest: &Digest) {
+        let _ = std::fs::remove_file(path(directory, repository, digest));
+    }
+
     /// Where the upload goes on.
     pub fn url(&self) -> Option<Url> {
         let (_, file) = self.0.as_ref()?;
@@ -61,10 +66,14 @@ impl Drop for Session {
     }
 }
 
+fn path(directory: &Path, repository: &str, digest: &Digest) -> PathBuf {
+    directory.join(Digest::of(format!("{repository}@{digest}").as_bytes()).hex())
+}
+
 fn open(directory: &Path, repository: &str, digest: &Digest) -> Option<(PathBuf, File)> {
     std::fs::create_dir_all(directory).ok()?;
     remove_older(directory, "", EXPIRED);
-    let path = directory.join(Digest::of(format!("{repository}@{digest}").as_bytes()).hex());
+    let path = path(directory, repository, digest);
     let mut options = File::options();
     // Where it goes on may be a secret: whoever knows it can write there.
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -98,6 +107,12 @@ mod tests {
         second.end();
         drop(second);
         assert_eq!(there(), 0);
+        let killed = of("r.example/a");
+        killed.keep(&"http://r.example/v2/a/blobs/uploads/2".parse().expect("a URL"));
+        Session::forget(directory.path(), "r.example/b", &Digest::of(b"blob"));
+        assert_eq!(there(), 1, "another one stays");
+        Session::forget(directory.path(), "r.example/a", &Digest::of(b"blob"));
+        assert_eq!(there(), 0, "forgotten");
         let none = Session::of(None, "r.example/a", &Digest::of(b"blob"));
         none.keep(&"http://r.example/".parse().expect("a URL"));
         assert_eq!(none.url(), None);

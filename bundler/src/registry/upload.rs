@@ -81,8 +81,19 @@ pub(super) async fn upload(
 ) -> Result<()> {
     let action = format!("pushing blob {}", repository.named(&digest.to_string()));
     let directory = repository.client.0.options.uploads.as_deref().filter(|_| size > CHUNK);
-    let session = Session::of(directory, &format!("{}/{}", repository.host, repository.path), digest);
+    let session = Session::of(directory, &place(repository), digest);
     Upload { repository, digest, size, content, action, session }.run().await
+}
+
+/// See [`Repository::forget_upload`].
+pub(super) fn forget(repository: &Repository, digest: &Digest) {
+    if let Some(directory) = &repository.client.0.options.uploads {
+        Session::forget(directory, &place(repository), digest);
+    }
+}
+
+fn place(repository: &Repository) -> String {
+    format!("{}/{}", repository.host, repository.path)
 }
 
 impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {

@@ -14,6 +14,7 @@ mod sh;
 mod survey;
 mod test;
 mod tools;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   fuzz [TARGET] [--seconds N | FILE | --keep]
                                the readers of foreign bytes under libFuzzer, from kept seeds, each for N seconds (60); a FILE tries
                                that input only; --keep makes seeds of what was found
+  torture [--seed N] [--rounds N | --quick] [--only PART]… [--round N]
+                               airlock killed, without room, on a bad line, its bundles damaged, all at random; and what is left
   survey [--charts FILE]       public charts through helm, discover and rewrite, as a table in docs/charts.md; with
                                --charts those of another list, and the table only shown
   chart-docs                   write the tables of values into the chart's README
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         ["bench", "transfer", options @ ..] => bench::transfer::run(options),
         ["bench", "large"] => bench::large::run(),
         ["fuzz", options @ ..] => fuzz::run(options),
+        ["torture", options @ ..] => torture::run(options),
         ["survey"] => survey::run(None),
         ["survey", "--charts", list] => survey::run(Some(list)),
         ["chart-docs"] => charts::docs(),

@@ -1,7 +1,7 @@
 //! `cargo xtask bench transfer`: build, verify, serve and push of some gigabytes, each beside what does the same without
 //! airlock, in turn.
 
-mod data;
+pub mod data;
 mod table;
 mod throttle;
 

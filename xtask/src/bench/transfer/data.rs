@@ -115,6 +115,22 @@ impl Data {
         Ok(data)
     }
 
+    /// The image with the fewest bytes.
+    ///
+    /// # Errors
+    /// When the layout can't be read.
+    pub fn smallest(&self) -> Result<String, Failure> {
+        let sizes = self.blobs()?;
+        let mut images = Vec::new();
+        for (digest, image) in manifests(&self.layout())? {
+            let manifest = json_of(&blobs(&self.layout()).join(digest_hex(&digest)))?;
+            let layers = manifest["layers"].as_array().into_iter().flatten();
+            let digests = layers.filter_map(|layer| layer["digest"].as_str());
+            images.push((digests.filter_map(|digest| sizes.get(digest_hex(digest))).sum::<u64>(), image));
+        }
+        images.into_iter().min().map(|(_, image)| image).ok_or_else(|| "there are no images".into())
+    }
+
     /// The OCI image layout.
     pub fn layout(&self) -> PathBuf {
         self.dir.join("layout")

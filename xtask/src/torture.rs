@@ -8,6 +8,7 @@ mod kill;
 mod look;
 mod network;
 mod proxy;
+mod store;
 mod world;
 
 use std::time::Instant;
@@ -18,11 +19,11 @@ use self::world::World;
 use crate::{Failure, Outcome};
 
 /// What is done to it.
-const PARTS: [(&str, Part); 7] = [
+const PARTS: [(&str, Part); 8] = [
     ("kill-build", kill::build),
     ("kill-push", kill::push),
     ("kill-install", kill::install),
-    // Next: kill-store, `serve --store` under writes.
+    ("kill-store", store::kill),
     ("full-disk", disk::round),
     ("network", network::round),
     ("flip", damage::flip),

@@ -1,0 +1,94 @@
+//! SIGKILL for both ends of a push: `serve --store` and who pushes to it, at a random moment, up to three times in a row; after
+//! each what the store shows is looked at by a new process, and then the push is done.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use super::kill::{all_there, left_over};
+use super::world::{World, complete, digest, files};
+use super::{Broken, Round, look};
+use crate::Failure;
+use crate::parts::Place;
+use crate::sh::{shown, text};
+
+/// How soon a store must listen.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A store that is served; it is killed when this is dropped.
+struct Served(Child);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Served {
+    fn start(world: &World, dir: &Path, host: &str) -> Result<Self, Failure> {
+        let store = dir.join("store");
+        let mut command = world.airlock(dir, "127.0.0.1:9", &["serve", "--store", text(&store)?, "--listen", host]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut served = Self(command.spawn().map_err(|e| format!("{}: {e}", shown(&command)))?);
+        let begin = Instant::now();
+        while TcpStream::connect(host).is_err() {
+            let ended = served.0.try_wait().map_err(|e| format!("{}: {e}", shown(&command)))?;
+            if ended.is_some() || begin.elapsed() > PATIENCE {
+                return Err(format!("{}: it does not listen ({ended:?})", shown(&command)));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(served)
+    }
+}
+
+pub fn kill(world: &mut World, round: &mut Round) -> Result<(), Broken> {
+    let dir = world.round_dir()?;
+    let world = &*world;
+    let host = format!("127.0.0.1:{}", Place::Here.free_port()?);
+    let (site, start) = (format!("{host}/site"), || Served::start(world, &dir, &host));
+    for _ in 0..round.rng.usize(1..=3) {
+        let server = start()?;
+        // What the last one left is seen by the next.
+        look::whole(&host, "site")?;
+        let mut push = world.push(&dir, &site);
+        push.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut push = push.spawn().map_err(|e| format!("starting a push: {e}"))?;
+        std::thread::sleep(world.push_time.mul_f64(round.rng.f64() * 1.1));
+        drop(server);
+        let failed = |e| format!("killing a push: {e}");
+        round.hit += usize::from(push.try_wait().map_err(failed)?.is_none());
+        // It may have noticed that the other end is gone, or not yet.
+        std::thread::sleep(Duration::from_millis(round.rng.u64(..20)));
+        push.kill().and_then(|()| push.wait()).map_err(failed)?;
+        named_by_content(&dir)?;
+    }
+    let server = start()?;
+    look::whole(&host, "site")?;
+    complete(world.push(&dir, &site))?;
+    all_there(world, &host, "site")?;
+    drop(server);
+    let server = start()?;
+    all_there(world, &host, "site")?;
+    drop(server);
+    named_by_content(&dir)?;
+    // Uploads of runs that were killed go a day later.
+    round.left += files(&dir.join("store/uploads")).len();
+    let _ = fs::remove_dir_all(dir.join("store"));
+    left_over(&dir, round)
+}
+
+/// Whether each blob in the store is what its name says.
+fn named_by_content(dir: &Path) -> Result<(), Broken> {
+    let blobs = dir.join("store/blobs/sha256");
+    for name in files(&blobs) {
+        // What was on its way to a name when the machine stopped has none yet.
+        if name.len() == 64 && digest(&blobs.join(&name))? != name {
+            return Err(Broken::Half(format!("the store has another content under {name}")));
+        }
+    }
+    Ok(())
+}

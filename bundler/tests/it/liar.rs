@@ -156,6 +156,14 @@ fn assert_network(error: &bundler::Error, text: &str) {
     assert!(error.to_string().contains(text), "{error}");
 }
 
+/// Found by torture: CNCF distribution whose disk was full answers so for what it has only a part of.
+#[tokio::test]
+async fn a_blob_that_a_registry_can_not_read_is_one_that_it_has_not() {
+    let liar = Liar::start(|_| Some(answer(500, &[], ""))).await;
+    let there = liar.repository().has_blob(&Digest::of(b"x")).await;
+    assert!(!there.expect("an answer"), "it would never be sent again");
+}
+
 #[tokio::test]
 async fn other_bytes_than_the_digest_says_are_refused_by_both_names() {
     let liar = Liar::start(|_| Some(answer(200, &[], "lies"))).await;

@@ -3,6 +3,7 @@
 //! The flags are those that cargo-fuzz passes without a sanitizer, and the pinned compiler has all of them. No sanitizer,
 //! since the workspace forbids unsafe code: what counts is panics, wrong sums, broken assertions, time and memory.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,7 +18,7 @@ const TARGETS: [&str; 7] = ["bundle", "manifest", "lock", "spec", "reference", "
 /// How long each runs, unless told otherwise, in seconds.
 const SECONDS: u64 = 60;
 /// Largest sum of a target's seeds, in bytes.
-const SEEDS: u64 = 300 << 10;
+const SEEDS: u64 = 200 << 10;
 
 /// Counts which branches an input takes and what it compares, so that new ones are told from old ones.
 const FLAGS: [&str; 7] = [
@@ -39,7 +40,7 @@ enum Task<'a> {
     Search(u64),
     /// One input is tried.
     Replay(&'a str),
-    /// What was found becomes seeds, as few as take all branches.
+    /// What took new branches becomes seeds.
     Keep,
 }
 
@@ -128,31 +129,40 @@ fn search(target: &str, program: &Path, seconds: u64) -> Outcome {
     succeed(&mut fuzzer, target, &format!("the file named above, in {}", findings.display()))
 }
 
-/// Puts what covers all that corpus and seeds cover into the place of the seeds.
+/// Adds to the seeds what covers all that corpus and seeds cover, the smallest first, as far as there is room.
 fn keep(target: &str, program: &Path) -> Outcome {
     let (corpus, kept) = (directory("corpus", target)?, directory("kept", target)?);
     let mut fuzzer = Command::new(program);
     fuzzer.args(["-set_cover_merge=1"]).arg(&kept).arg(seeds(target)).arg(corpus).args(LIMITS);
     succeed(&mut fuzzer, target, "one of its corpus")?;
-    let failed = |e: std::io::Error| format!("keeping the seeds of {target}: {e}");
-    let mut files = vec![];
-    for entry in fs::read_dir(&kept).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        files.push((entry.metadata().map_err(failed)?.len(), entry.path()));
-    }
-    files.sort();
-    let (mut sum, mut left_out) = (0, 0);
-    for (size, path) in &files {
-        if sum + size > SEEDS {
+    let there: BTreeSet<_> = contents(&seeds(target))?.into_iter().map(|(content, _)| content).collect();
+    let mut sum = there.iter().map(|content| content.len() as u64).sum::<u64>();
+    let (mut added, mut left_out) = (0, 0);
+    for (content, path) in contents(&kept)?.iter().filter(|(content, _)| !there.contains(content)) {
+        if sum + content.len() as u64 > SEEDS {
             left_out += 1;
             continue;
         }
-        sum += size;
-        fs::copy(path, seeds(target).join(path.file_name().unwrap_or_default())).map_err(failed)?;
+        sum += content.len() as u64;
+        added += 1;
+        fs::copy(path, seeds(target).join(path.file_name().unwrap_or_default()))
+            .map_err(|e| format!("keeping {}: {e}", path.display()))?;
     }
-    fs::remove_dir_all(&kept).map_err(failed)?;
-    println!("{} inputs added, {sum} bytes; {left_out} are too large together", files.len() - left_out);
+    fs::remove_dir_all(&kept).map_err(|e| format!("removing {}: {e}", kept.display()))?;
+    println!("{added} inputs added, {sum} bytes now; {left_out} had no room");
     Ok(())
+}
+
+/// What is in the files of a directory, the smallest first.
+fn contents(dir: &Path) -> Result<Vec<(Vec<u8>, PathBuf)>, Failure> {
+    let failed = |e: std::io::Error| format!("reading {}: {e}", dir.display());
+    let mut files = vec![];
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        files.push((fs::read(&path).map_err(failed)?, path));
+    }
+    files.sort_by_key(|(content, _)| content.len());
+    Ok(files)
 }
 
 /// Runs a target; a failure of it is a finding.

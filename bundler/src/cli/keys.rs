@@ -57,14 +57,7 @@ pub fn trust(paths: &[PathBuf]) -> Result<Trust> {
 
 /// Public keys out of files.
 pub fn public(paths: &[PathBuf]) -> Result<Vec<PublicKey>> {
-    paths.iter().map(|path| read_public(path)).collect()
-}
-
-/// A public key out of a file.
-pub fn read_public(path: &Path) -> Result<PublicKey> {
-    let reading = || format!("reading public key {}", path.display());
-    let file = file::read(path, file::TEXT_CAP).map_err(|e| Error::input(reading(), e))?;
-    PublicKey::from_pem(&String::from_utf8_lossy(&file)).map_err(|e| e.within(reading()))
+    paths.iter().map(|path| PublicKey::read(path)).collect()
 }
 
 pub fn read_private(path: &Path, password_file: Option<&Path>) -> Result<SigningKey> {

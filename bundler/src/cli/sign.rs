@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use bundler::bundle::Bundle;
-use bundler::sign::{self, Signer};
+use bundler::sign::{self, PublicKey, Signer};
 use bundler::{Error, Result, file};
 
 use super::{Printer, keys};
@@ -30,7 +30,7 @@ impl Signing {
     /// None if nobody is named.
     pub fn signer(&self) -> Result<Option<Signer>> {
         if let (Some(command), Some(public)) = (&self.signer, &self.public_key) {
-            let (command, public) = (command.clone(), keys::read_public(public)?);
+            let (command, public) = (command.clone(), PublicKey::read(public)?);
             return Ok(Some(Signer::Command { command, public }));
         }
         let Some(path) = &self.key else { return Ok(None) };
@@ -56,7 +56,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         (Some(path), Some(public)) => {
             let reading = || format!("reading signature {}", path.display());
             let signature = file::read(path, file::TEXT_CAP).map_err(|e| Error::input(reading(), e))?;
-            sign::entry(&keys::read_public(public)?, &message, &signature).map_err(|e| e.within(reading()))?
+            sign::entry(&PublicKey::read(public)?, &message, &signature).map_err(|e| e.within(reading()))?
         }
         _ => match args.signing.signer()? {
             Some(signer) => signer.entry(&message)?,

@@ -7,7 +7,6 @@ use serde::Deserialize;
 use crate::attached::{self, Attached, Found};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::file;
 use crate::image::Descriptor;
 use crate::origin::Sources;
 use crate::reference::Reference;
@@ -50,12 +49,7 @@ pub(super) fn required(
     sources: &Sources<'_>,
 ) -> Result<Option<Vec<PublicKey>>> {
     let rules: Vec<_> = spec.signed.iter().filter(|rule| rule.is_about(reference)).collect();
-    let read = |path: &String| {
-        let path = sources.base.join(path);
-        let reading = || format!("reading public key {}", path.display());
-        let text = file::read_text(&path).map_err(|e| Error::input(reading(), e))?;
-        PublicKey::from_pem(&text).map_err(|e| e.within(reading()))
-    };
+    let read = |path: &String| PublicKey::read(&sources.base.join(path));
     let keys = rules.iter().flat_map(|rule: &&SignedSpec| &rule.keys).map(read).collect::<Result<_>>()?;
     Ok((!rules.is_empty()).then_some(keys))
 }

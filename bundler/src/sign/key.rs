@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::file;
 
 /// PEM labels of private keys: what cosign writes now, and what it wrote before.
 const LABELS: [&str; 2] = ["ENCRYPTED SIGSTORE PRIVATE KEY", "ENCRYPTED COSIGN PRIVATE KEY"];
@@ -196,6 +197,16 @@ impl PublicKey {
                 "give the .pub file that `airlock keys generate` or `cosign generate-key-pair` made: ECDSA P-256, in PEM",
             )
         })
+    }
+
+    /// Reads a key out of a file, as [`Self::from_pem`].
+    ///
+    /// # Errors
+    /// When it can't be read, or is none.
+    pub fn read(path: &Path) -> Result<Self> {
+        let reading = || format!("reading public key {}", path.display());
+        let bytes = file::read(path, file::TEXT_CAP).map_err(|e| Error::input(reading(), e))?;
+        Self::from_pem(&String::from_utf8_lossy(&bytes)).map_err(|e| e.within(reading()))
     }
 
     /// The PEM file.

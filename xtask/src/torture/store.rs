@@ -30,7 +30,8 @@ impl Drop for Served {
 impl Served {
     fn start(world: &World, dir: &Path, host: &str) -> Result<Self, Failure> {
         let store = dir.join("store");
-        let mut command = world.airlock(dir, "127.0.0.1:9", &["serve", "--store", text(&store)?, "--listen", host]);
+        let mut command =
+            world.airlock(dir, "127.0.0.1:9", &["serve", "--store", text(&store)?, "--listen", host]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut served = Self(command.spawn().map_err(|e| format!("{}: {e}", shown(&command)))?);
         let begin = Instant::now();

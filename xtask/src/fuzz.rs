@@ -14,7 +14,8 @@ use crate::sh::text;
 use crate::{Failure, Outcome};
 
 /// Each is a file in `fuzz/fuzz_targets`.
-const TARGETS: [&str; 7] = ["bundle", "manifest", "lock", "spec", "reference", "rewrite", "requests"];
+const TARGETS: [&str; 8] =
+    ["bundle", "manifest", "lock", "spec", "reference", "rewrite", "requests", "store"];
 /// How long each runs, unless told otherwise, in seconds.
 const SECONDS: u64 = 60;
 /// Largest sum of a target's seeds, in bytes.

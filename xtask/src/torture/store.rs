@@ -12,7 +12,7 @@ use super::world::{World, complete, digest, files};
 use super::{Broken, Round, look};
 use crate::Failure;
 use crate::parts::Place;
-use crate::sh::{shown, text};
+use crate::sh::{output, shown, text};
 
 /// How soon a store must listen.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,6 +46,16 @@ impl Served {
     }
 }
 
+/// How long a push to a store takes when nothing goes wrong.
+pub fn time(world: &World) -> Result<Duration, Failure> {
+    let dir = world.round_dir()?;
+    let host = format!("127.0.0.1:{}", Place::Here.free_port()?);
+    let _server = Served::start(world, &dir, &host)?;
+    let begin = Instant::now();
+    output(&mut world.push(&dir, &format!("{host}/site")))?;
+    Ok(begin.elapsed())
+}
+
 pub fn kill(world: &mut World, round: &mut Round) -> Result<(), Broken> {
     let dir = world.round_dir()?;
     let world = &*world;
@@ -58,10 +68,10 @@ pub fn kill(world: &mut World, round: &mut Round) -> Result<(), Broken> {
         let mut push = world.push(&dir, &site);
         push.stdout(Stdio::null()).stderr(Stdio::null());
         let mut push = push.spawn().map_err(|e| format!("starting a push: {e}"))?;
-        std::thread::sleep(world.push_time.mul_f64(round.rng.f64() * 1.1));
-        drop(server);
+        std::thread::sleep(world.store_time.mul_f64(round.rng.f64() * 1.1));
         let failed = |e| format!("killing a push: {e}");
         round.hit += usize::from(push.try_wait().map_err(failed)?.is_none());
+        drop(server);
         // It may have noticed that the other end is gone, or not yet.
         std::thread::sleep(Duration::from_millis(round.rng.u64(..20)));
         push.kill().and_then(|()| push.wait()).map_err(failed)?;

@@ -40,6 +40,7 @@ pub struct World {
     /// How long it takes when nothing goes wrong.
     pub build_time: Duration,
     pub push_time: Duration,
+    pub store_time: Duration,
     pub install_time: Duration,
     /// Where the small bundle may be cut.
     pub cuts: Vec<u64>,
@@ -65,6 +66,7 @@ impl World {
             tags: BTreeMap::new(),
             build_time: Duration::ZERO,
             push_time: Duration::ZERO,
+            store_time: Duration::ZERO,
             install_time: Duration::ZERO,
             cuts: vec![],
             scratch,
@@ -78,12 +80,13 @@ impl World {
         let size = fs::metadata(self.file("whole.tar")).map_or(0, |meta| meta.len());
         let small = fs::metadata(self.file("small.tar")).map_or(0, |meta| meta.len());
         format!(
-            "{} images, a chart and a file: a bundle of {:.1} MiB; undisturbed, build takes {:.2} s, push {:.2} s, install \
-             --dry-run {:.2} s. The bundle that is damaged has {small} bytes.",
+            "{} images, a chart and a file: a bundle of {:.1} MiB; undisturbed, build takes {:.2} s, push {:.2} s ({:.2} s into a \
+             store), install --dry-run {:.2} s. The bundle that is damaged has {small} bytes.",
             self.data.images.len(),
             size as f64 / f64::from(1 << 20),
             self.build_time.as_secs_f64(),
             self.push_time.as_secs_f64(),
+            self.store_time.as_secs_f64(),
             self.install_time.as_secs_f64(),
         )
     }
@@ -231,6 +234,7 @@ impl World {
         self.digest = digest(&whole)?;
         (self.manifests, self.tags) = (manifests, tags);
         (self.build_time, self.push_time, self.install_time) = (build_time, push_time, install_time);
+        self.store_time = super::store::time(self)?;
         self.cuts = super::damage::cuts(&self.file("small.tar"))?;
         Ok(())
     }

@@ -10,6 +10,7 @@ mod demo;
 mod fuzz;
 mod images;
 mod parts;
+mod reproduce;
 mod sh;
 mod survey;
 mod test;
@@ -45,6 +46,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                                that input only; --keep makes seeds of what was found
   torture [--seed N] [--rounds N | --quick] [--only PART]… [--round N]
                                airlock killed, without room, on a bad line, its bundles damaged, all at random; and what is left
+  reproduce [FILE]             airlock built twice from the last commit, in two places: the same bytes; put to FILE
   survey [--charts FILE]       public charts through helm, discover and rewrite, as a table in docs/charts.md; with
                                --charts those of another list, and the table only shown
   chart-docs                   write the tables of values into the chart's README
@@ -70,6 +72,8 @@ fn main() -> ExitCode {
         ["bench", "large"] => bench::large::run(),
         ["fuzz", options @ ..] => fuzz::run(options),
         ["torture", options @ ..] => torture::run(options),
+        ["reproduce"] => reproduce::run(None),
+        ["reproduce", output] => reproduce::run(Some(output)),
         ["survey"] => survey::run(None),
         ["survey", "--charts", list] => survey::run(Some(list)),
         ["chart-docs"] => charts::docs(),

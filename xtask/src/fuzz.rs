@@ -11,6 +11,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::sh::text;
+use crate::tools::packages;
 use crate::{Failure, Outcome};
 
 /// Each is a file in `fuzz/fuzz_targets`.
@@ -85,6 +86,7 @@ fn read<'a>(options: &[&'a str]) -> Result<(Option<&'a str>, Task<'a>), Failure>
 
 /// Each target's program.
 fn build(targets: &[&str]) -> Result<Vec<(String, PathBuf)>, Failure> {
+    packages(&[("g++", "g++")])?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--release", "--locked", "--manifest-path", "fuzz/Cargo.toml"]);
     cargo.args(["--target-dir", "target/fuzz", "--message-format", "json-render-diagnostics"]);
@@ -94,10 +96,7 @@ fn build(targets: &[&str]) -> Result<Vec<(String, PathBuf)>, Failure> {
     let done = cargo.stderr(std::process::Stdio::inherit()).output();
     let done = done.map_err(|e| format!("starting cargo: {e}"))?;
     if !done.status.success() {
-        return Err(format!(
-            "building the fuzz targets: {}; libFuzzer is C++ and needs g++ or clang++",
-            done.status
-        ));
+        return Err(format!("building the fuzz targets: {}", done.status));
     }
     let messages = String::from_utf8_lossy(&done.stdout);
     let built: Vec<Value> = messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();

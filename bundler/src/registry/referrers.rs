@@ -3,8 +3,9 @@
 use reqwest::header::{ACCEPT, HeaderValue};
 use reqwest::{Method, StatusCode};
 
+use super::MANIFEST_CAP;
 use super::http::Call;
-use super::{Access, MANIFEST_CAP, Manifest, Presence, Repository};
+use super::repository::{Access, Manifest, Presence, Repository};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::image::OCI_INDEX;

@@ -9,7 +9,8 @@ use reqwest::{Method, Response, StatusCode, Url};
 
 use super::failure::Failure;
 use super::http::Call;
-use super::{Access, ByteStream, CHANGED, Client, Repository, mismatch};
+use super::repository::{Access, Repository, mismatch};
+use super::{ByteStream, CHANGED, Client};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 

@@ -16,8 +16,9 @@ use tokio::sync::mpsc;
 
 use super::failure::Failure;
 use super::http::{self, Call, Http, TooLong};
+use super::repository::{Access, Repository, declared_digest, mismatch};
 use super::session::Session;
-use super::{Access, ByteStream, Inner, Repository, declared_digest, mismatch, number};
+use super::{ByteStream, Inner, number};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 

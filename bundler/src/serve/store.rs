@@ -219,11 +219,21 @@ impl Store {
         let _writing = self.writing();
         let mut tables = Tables::clone(&self.tables());
         let repository = tables.repositories.entry(name.into()).or_default();
-        let missing_blob = described.blobs.iter().find(|blob| self.size(blob).is_none());
-        let missing_child = described.children.iter().find(|child| !repository.manifests.contains_key(child));
-        if let Some(missing) = missing_blob.or(missing_child) {
-            let why = format!("{missing}, which it names, is not in {name}: push that first");
-            return Err(Refusal::new(StatusCode::NOT_FOUND, "MANIFEST_BLOB_UNKNOWN", why));
+        let blobs = described.blobs.iter().map(|(digest, size)| (digest, *size, self.size(digest)));
+        let child_size = |child| repository.manifests.get(child).map(|child: &Arc<Described>| child.size);
+        let children = described.children.iter().map(|(digest, size)| (digest, *size, child_size(digest)));
+        for (needed, size, there) in blobs.chain(children) {
+            match there {
+                Some(there) if there == size => {}
+                Some(there) => {
+                    let why = format!("{needed} has {there} bytes, and not {size} as it says");
+                    return Err(Refusal::bad("MANIFEST_INVALID", why));
+                }
+                None => {
+                    let why = format!("{needed}, which it names, is not in {name}: push that first");
+                    return Err(Refusal::new(StatusCode::NOT_FOUND, "MANIFEST_BLOB_UNKNOWN", why));
+                }
+            }
         }
         // Also where it is there already: it may be damaged, or about to be swept.
         file::replace(&self.path(&digest), bytes, 0o644)?;

@@ -30,12 +30,12 @@ pub(super) struct Described {
     pub(super) media_type: String,
     /// In bytes.
     pub(super) size: u64,
-    /// Blobs that it needs.
-    pub(super) blobs: Vec<Digest>,
+    /// Blobs that it needs, with their sizes in bytes.
+    pub(super) blobs: Vec<(Digest, u64)>,
     /// Layers that may not be passed on, and so may be missing.
     foreign: Vec<Digest>,
-    /// Manifests that it lists.
-    pub(super) children: Vec<Digest>,
+    /// Manifests that it lists, with their sizes in bytes.
+    pub(super) children: Vec<(Digest, u64)>,
     /// What it belongs to.
     pub(super) subject: Option<Digest>,
     /// How it stands in a list of what belongs to that, if it belongs to something.
@@ -49,13 +49,18 @@ impl Described {
         let (mut blobs, mut foreign, mut children) = (Vec::new(), Vec::new(), Vec::new());
         match image::read(media_type, bytes)? {
             Parsed::Manifest(manifest) => {
-                blobs.push(manifest.config.digest);
+                blobs.push((manifest.config.digest, manifest.config.size));
                 for layer in &manifest.layers {
-                    let kind = if layer.is_distributable() { &mut blobs } else { &mut foreign };
-                    kind.push(layer.digest);
+                    if layer.is_distributable() {
+                        blobs.push((layer.digest, layer.size));
+                    } else {
+                        foreign.push(layer.digest);
+                    }
                 }
             }
-            Parsed::Index(index) => children.extend(index.manifests.iter().map(|child| child.digest)),
+            Parsed::Index(index) => {
+                children.extend(index.manifests.iter().map(|child| (child.digest, child.size)));
+            }
         }
         let media_type = relation.media_type().unwrap_or(media_type);
         let referrer = || image::referrer(media_type, &Digest::of(bytes), bytes);
@@ -92,11 +97,10 @@ impl Tables {
     }
 
     /// All digests that some manifest stands under, or needs.
-    pub(super) fn used(&self) -> HashSet<Digest> {
+    pub(super) fn used<'a>(&'a self) -> HashSet<Digest> {
         let manifests = self.repositories.values().flat_map(|repository| &repository.manifests);
-        manifests
-            .flat_map(|(digest, it)| it.blobs.iter().chain(&it.foreign).chain([digest]).copied())
-            .collect()
+        let needed = |it: &'a Described| it.blobs.iter().map(|(digest, _)| digest).chain(&it.foreign);
+        manifests.flat_map(|(digest, it)| needed(it).chain([digest]).copied()).collect()
     }
 }
 
@@ -115,7 +119,8 @@ impl Repository {
 
     /// The index that lists a manifest here, if one does.
     pub(super) fn parent(&self, child: &Digest) -> Option<Digest> {
-        let parent = self.manifests.iter().find(|(_, it)| it.children.contains(child));
+        let parent =
+            self.manifests.iter().find(|(_, it)| it.children.iter().any(|(digest, _)| digest == child));
         parent.map(|(digest, _)| *digest)
     }
 }

@@ -189,6 +189,18 @@ fn a_tag_points_to_nothing_incomplete() {
     assert_eq!(put("a/c").status, 201);
     assert_eq!(put_manifest(&served, "a/c", "all", INDEX, &index).status, 201);
 
+    // What is there has another size than it says: nobody could pull that.
+    for (media_type, it, size) in [
+        (MANIFEST, &manifest, "/layers/0/size"),
+        (MANIFEST, &manifest, "/config/size"),
+        (INDEX, &index, "/manifests/0/size"),
+    ] {
+        let mut wrong = it.clone();
+        *wrong.pointer_mut(size).expect("a size") = json!(1);
+        let refused = put_manifest(&served, "a/c", "wrong", media_type, &wrong);
+        assert_eq!((refused.status, refused.code()), (400, "MANIFEST_INVALID".into()), "{wrong}");
+    }
+
     // Nothing that is needed is taken away.
     let delete = |path: &str| ask(&served, "DELETE", &format!("/v2/a/c/{path}"), "", b"");
     let (child, layer) = (Digest::of(text.as_bytes()), Digest::of(layer));

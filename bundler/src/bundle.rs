@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::archive::{BLOCK, END, Entry, Layout, Placed};
 use crate::error::{Error, Result};
 use crate::format::{MANIFEST, MANIFEST_CAP, Manifest, PARTIAL};
-use crate::sign;
+use crate::sign::{self, PublicKey};
 
 /// What to do about a file that isn't what was built.
 const COPY_AGAIN: &str = "the file was cut, damaged or changed after it was built: compare its size and copy it again from the connected side";
@@ -24,6 +24,8 @@ pub struct Bundle {
     manifest_bytes: Vec<u8>,
     /// The signature entry, and the further ones at the tail.
     signatures: Vec<Vec<u8>>,
+    /// Those that lie beside it.
+    beside: Vec<Vec<u8>>,
     layout: Layout,
 }
 
@@ -60,7 +62,9 @@ impl Bundle {
         let mut signature = vec![0; sign::ENTRY_SIZE as usize];
         read_at(&file, path, &mut signature, layout.entries[1].content_at)?;
         let signatures = vec![signature];
-        let mut bundle = Self { path: path.into(), file, manifest, manifest_bytes, signatures, layout };
+        let beside = Vec::new();
+        let mut bundle =
+            Self { path: path.into(), file, manifest, manifest_bytes, signatures, beside, layout };
         bundle.check_entries(meta.len())?;
         bundle.read_further(meta.len(), is_lenient)?;
         if !is_lenient {
@@ -118,6 +122,25 @@ impl Bundle {
         )
     }
 
+    /// Lets a signature that is not in the file, by one of `keys`, count as if it were: ECDSA over SHA-256 of `airlock.json`, in
+    /// DER or that in Base64.
+    ///
+    /// # Errors
+    /// When it is none, or none of theirs for this bundle.
+    pub fn take_signature(&mut self, signature: &[u8], keys: &[PublicKey]) -> Result<()> {
+        let mut refusal = Error::trust("taking a signature", "there are no keys");
+        for key in keys {
+            match sign::entry(key, &self.manifest_bytes, signature) {
+                Ok(entry) => {
+                    self.beside.push(entry);
+                    return Ok(());
+                }
+                Err(error) => refusal = error,
+            }
+        }
+        Err(refusal)
+    }
+
     /// Where the file is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -136,16 +159,16 @@ impl Bundle {
         &self.manifest_bytes
     }
 
-    /// The signature entries; the first is one of spaces if the builder has not signed.
+    /// The signature entries, those beside it last; the first is one of spaces if the builder has not signed.
     #[must_use]
     pub fn signatures(&self) -> Vec<&[u8]> {
-        self.signatures.iter().map(Vec::as_slice).collect()
+        self.signatures.iter().chain(&self.beside).map(Vec::as_slice).collect()
     }
 
     /// Ids of the keys that the entries say they are signed with. Not checked: for people, and for messages.
     #[must_use]
     pub fn signers(&self) -> Vec<String> {
-        self.signatures.iter().filter_map(|entry| sign::signer_hint(entry)).collect()
+        self.signatures().into_iter().filter_map(sign::signer_hint).collect()
     }
 
     /// Size of the file in bytes.

@@ -26,12 +26,13 @@ mod verify;
 
 use std::path::{Path, PathBuf};
 
+use bundler::bundle::Bundle;
 use bundler::cache::ContentCache;
 use bundler::cluster::Cluster;
 use bundler::reference::Mapping;
 use bundler::registry::{Client, Options, TRANSFERS};
 use bundler::trust::Policy;
-use bundler::verify::VerifiedBundle;
+use bundler::verify::{Trust, VerifiedBundle};
 use bundler::{Error, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
@@ -267,6 +268,10 @@ struct Signed {
         conflicts_with_all = ["keys", "insecure_skip_verify", "require_signatures"]
     )]
     trust: Option<PathBuf>,
+    /// A signature over airlock.json that lies beside the bundle (DER or Base64, as `cosign sign-blob` and `airlock sign --output`
+    /// write it): it counts as if it were in the bundle; several are possible.
+    #[arg(long = "signature", value_name = "FILE", conflicts_with = "insecure_skip_verify")]
+    signatures: Vec<PathBuf>,
 }
 
 /// The site's registry, and how images are called there.
@@ -298,35 +303,48 @@ impl Trusted {
 }
 
 impl Signed {
+    /// Whether anything says whose signature counts, or that nobody's does.
+    fn is_given(&self) -> bool {
+        self.insecure_skip_verify || self.trust.is_some() || !self.keys.is_empty()
+    }
+
     /// Opens a bundle, if it is signed so.
     fn open(&self, path: &Path, printer: &Printer) -> Result<VerifiedBundle> {
-        if let Some(trust) = &self.trust {
-            let policy = Policy::read(trust)?;
-            let bundle = bundler::bundle::Bundle::open(path)?.verify(&policy.trust())?;
-            policy.check(bundle.manifest())?;
-            return Ok(bundle);
-        }
-        let trust = if self.insecure_skip_verify {
-            printer.warn(
-                "the signature is NOT checked (--insecure-skip-verify): anybody may have made this bundle",
-            );
-            bundler::verify::Trust::InsecureSkipVerify
-        } else if self.keys.is_empty() {
+        if !self.is_given() {
             let action = format!("verifying bundle {}", path.display());
             return Err(Error::input(action, "nobody says whose signature counts").hint(
                 "give the public key of who built it with --key FILE, or the site's policy with --trust FILE",
             ));
-        } else {
-            let (keys, required) = (keys::public(&self.keys)?, self.require_signatures);
-            if !(1..=keys.len()).contains(&required) {
-                let why = format!("{required} of {} keys can't have signed it", keys.len());
-                return Err(
-                    Error::input("reading --require-signatures", why).hint("give each key with --key")
-                );
+        }
+        let policy = self.trust.as_deref().map(Policy::read).transpose()?;
+        let trust = policy.as_ref().map_or_else(|| self.trust(printer), |policy| Ok(policy.trust()))?;
+        let mut bundle = Bundle::open(path)?;
+        if let Trust::Keys { keys, .. } = &trust {
+            for beside in &self.signatures {
+                bundle
+                    .take_signature(&sign::detached(beside)?, keys)
+                    .map_err(|e| e.within(format!("taking signature {}", beside.display())))?;
             }
-            bundler::verify::Trust::Keys { keys, required }
-        };
-        bundler::bundle::Bundle::open(path)?.verify(&trust)
+        }
+        let bundle = bundle.verify(&trust)?;
+        policy.map_or(Ok(()), |policy| policy.check(bundle.manifest()))?;
+        Ok(bundle)
+    }
+
+    /// Without a policy.
+    fn trust(&self, printer: &Printer) -> Result<Trust> {
+        if self.insecure_skip_verify {
+            printer.warn(
+                "the signature is NOT checked (--insecure-skip-verify): anybody may have made this bundle",
+            );
+            return Ok(Trust::InsecureSkipVerify);
+        }
+        let (keys, required) = (keys::public(&self.keys)?, self.require_signatures);
+        if !(1..=keys.len()).contains(&required) {
+            let why = format!("{required} of {} keys can't have signed it", keys.len());
+            return Err(Error::input("reading --require-signatures", why).hint("give each key with --key"));
+        }
+        Ok(Trust::Keys { keys, required })
     }
 }
 

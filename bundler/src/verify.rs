@@ -97,6 +97,12 @@ impl VerifiedBundle {
         &self.bundle
     }
 
+    /// The bundle itself, no longer known as verified.
+    #[must_use]
+    pub fn into_bundle(self) -> Bundle {
+        self.bundle
+    }
+
     /// Id of the first trusted key that signed it; none if that was not checked.
     #[must_use]
     pub fn signer(&self) -> Option<&str> {

@@ -6,20 +6,18 @@ use std::path::PathBuf;
 
 use bundler::bundle::Bundle;
 use bundler::format::{self, Image};
-use bundler::verify::Trust;
 use bundler::{Error, Result};
 
 use super::printer::human;
-use super::{Printer, keys};
+use super::{Printer, Signed};
 
 /// Arguments of `inspect`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The bundle.
+    /// The bundle. Without a word on whose signature counts, what is shown is only what the file says of itself.
     bundle: PathBuf,
-    /// Public key (PEM): check the signature too. Without one, what is shown is only what the file says of itself.
-    #[arg(long = "key", value_name = "FILE", env = "AIRLOCK_KEY")]
-    keys: Vec<PathBuf>,
+    #[command(flatten)]
+    signed: Signed,
     /// Write its software bill of materials (SPDX) to stdout instead.
     #[arg(long, conflicts_with = "provenance")]
     sbom: bool,
@@ -30,14 +28,7 @@ pub struct Args {
 
 /// Writes one of the bundle's own statements, its digest checked.
 fn statement(args: &Args, path: &str, printer: &Printer) -> Result<()> {
-    let trust = match args.keys.as_slice() {
-        [] => {
-            printer.warn("the signature is NOT checked: give --key");
-            Trust::InsecureSkipVerify
-        }
-        keys => keys::trust(keys)?,
-    };
-    let bundle = Bundle::open(&args.bundle)?.verify(&trust)?;
+    let bundle = args.signed.open(&args.bundle, printer)?;
     let entry = bundle.manifest().entries.iter().find(|entry| entry.path == path).ok_or_else(|| {
         Error::input(format!("looking for {path} in {}", args.bundle.display()), "it has none")
             .hint("an older airlock made it")
@@ -69,13 +60,15 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     if args.sbom || args.provenance {
         return statement(args, if args.sbom { format::SBOM } else { format::PROVENANCE }, printer);
     }
-    let bundle = Bundle::open(&args.bundle)?;
-    let (claims, size) = (bundle.signers(), bundle.size());
-    let manifest = bundle.manifest().clone();
-    let mut verified = Vec::new();
-    if !args.keys.is_empty() {
-        verified = bundle.verify(&keys::trust(&args.keys)?)?.signers().to_vec();
-    }
+    let is_checked = args.signed.is_given();
+    let (bundle, verified) = if is_checked {
+        let bundle = args.signed.open(&args.bundle, printer)?;
+        let signers = bundle.signers().to_vec();
+        (bundle.into_bundle(), signers)
+    } else {
+        (Bundle::open(&args.bundle)?, Vec::new())
+    };
+    let (claims, size, manifest) = (bundle.signers(), bundle.size(), bundle.manifest());
     let value = serde_json::json!({
         "bundle": args.bundle.to_string_lossy(), "size": size, "signed_by": verified.first(), "signers": verified, "claims_key": claims.first(), "claims_keys": claims, "manifest": manifest,
     });
@@ -92,10 +85,10 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
             text.push_str("NOT signed\n");
         }
         for id in &claims {
-            let _ = match (verified.contains(id), args.keys.is_empty()) {
+            let _ = match (verified.contains(id), is_checked) {
                 (true, _) => writeln!(text, "signed by key {id}"),
-                (false, true) => writeln!(text, "says it is signed by key {id}; NOT checked: give --key"),
-                (false, false) => {
+                (false, false) => writeln!(text, "says it is signed by key {id}; NOT checked: give --key"),
+                (false, true) => {
                     writeln!(text, "says it is signed by key {id}, which is none of those given")
                 }
             };

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use bundler::sign::{self, PublicKey, SigningKey, password};
-use bundler::verify::Trust;
 use bundler::{Error, Result, file};
 use clap::Subcommand;
 
@@ -48,11 +47,6 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
             public.display()
         )
     })
-}
-
-/// Trust in whoever has one of these keys.
-pub fn trust(paths: &[PathBuf]) -> Result<Trust> {
-    Ok(Trust::Keys { keys: public(paths)?, required: 1 })
 }
 
 /// Public keys out of files.

@@ -7,7 +7,7 @@ use bundler::rewrite::{Change, Checked, Pin, Pins};
 use bundler::{Error, Result};
 use serde::Serializer;
 
-use super::{AtSite, Printer, discover, keys, lock};
+use super::{AtSite, Printer, Signed, discover, lock};
 
 /// Arguments of `rewrite`.
 #[derive(clap::Args)]
@@ -23,12 +23,11 @@ pub struct Args {
     /// A Secret with the login for the site's registry: added to `imagePullSecrets` of every pod spec.
     #[arg(long, value_name = "NAME")]
     pull_secret: Option<String>,
-    /// A bundle, whose signature is checked with --key.
-    #[arg(long, value_name = "FILE", requires = "keys")]
+    /// A bundle.
+    #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
-    /// Public key (PEM) of who built the bundle; any of several.
-    #[arg(long = "key", value_name = "FILE", env = "AIRLOCK_KEY")]
-    keys: Vec<PathBuf>,
+    #[command(flatten)]
+    signed: Signed,
 }
 
 #[derive(serde::Serialize)]
@@ -45,7 +44,7 @@ fn in_one<S: Serializer>(pieces: &[Cow<'_, str>], serializer: S) -> std::result:
 
 pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let mapping = args.at_site.mapping()?;
-    let pins = pins(args)?;
+    let pins = pins(args, printer)?;
     let mut manifests = discover::read(&args.manifests)?;
     if let Some(secret) = &args.pull_secret {
         manifests = bundler::rewrite::with_pull_secret(&manifests, secret)?;
@@ -54,9 +53,9 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     printer.document(&Output { manifests: &pieces, changes: &changes }, pieces.iter().map(|piece| &**piece))
 }
 
-fn pins(args: &Args) -> Result<Pins> {
+fn pins(args: &Args, printer: &Printer) -> Result<Pins> {
     if let Some(path) = &args.bundle {
-        let bundle = bundler::bundle::Bundle::open(path)?.verify(&keys::trust(&args.keys)?)?;
+        let bundle = args.signed.open(path, printer)?;
         return Ok(Pins::new(bundle.manifest().images.iter().map(Pin::from)));
     }
     let Some((lock, _)) = lock::read_lock(&args.lock_file)? else {

@@ -1,6 +1,6 @@
 //! `airlock sign`, and who signs in other verbs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bundler::bundle::Bundle;
 use bundler::sign::{self, PublicKey, Signer};
@@ -48,16 +48,17 @@ pub struct Args {
     /// A signature over airlock.json that was made elsewhere, with the key of --public-key: DER or Base64.
     #[arg(long, value_name = "FILE", requires = "public_key", conflicts_with_all = ["key", "signer"])]
     signature: Option<PathBuf>,
+    /// Write the signature (Base64, as `cosign sign-blob` does) to this file, and leave the bundle's as it is: for `--signature` of
+    /// the verbs that check it.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let message = Bundle::message(&args.bundle)?;
     let entry = match (&args.signature, &args.signing.public_key) {
-        (Some(path), Some(public)) => {
-            let reading = || format!("reading signature {}", path.display());
-            let signature = file::read(path, file::TEXT_CAP).map_err(|e| Error::input(reading(), e))?;
-            sign::entry(&PublicKey::read(public)?, &message, &signature).map_err(|e| e.within(reading()))?
-        }
+        (Some(path), Some(public)) => sign::entry(&PublicKey::read(public)?, &message, &detached(path)?)
+            .map_err(|e| e.within(format!("taking signature {}", path.display())))?,
         _ => match args.signing.signer()? {
             Some(signer) => signer.entry(&message)?,
             None => {
@@ -69,10 +70,27 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
             }
         },
     };
+    if let Some(output) = &args.output {
+        return put_beside(output, &entry, printer);
+    }
     Bundle::add_signature(&args.bundle, &entry)?;
     let signers = Bundle::open(&args.bundle)?.signers();
     let value = serde_json::json!({"bundle": args.bundle.to_string_lossy(), "claims_keys": signers});
     printer.result(&value, || {
         format!("{} has signatures of keys {}\n", args.bundle.display(), signers.join(", "))
     })
+}
+
+/// Reads a signature's file.
+pub fn detached(path: &Path) -> Result<Vec<u8>> {
+    file::read(path, file::TEXT_CAP)
+        .map_err(|e| Error::input(format!("reading signature {}", path.display()), e))
+}
+
+fn put_beside(output: &Path, entry: &[u8], printer: &Printer) -> Result<()> {
+    let (id, signature) = (sign::signer(entry)?, sign::signature(entry)?);
+    file::replace(output, format!("{signature}\n").as_bytes(), 0o644)
+        .map_err(|e| Error::input(format!("writing {}", output.display()), e))?;
+    let value = serde_json::json!({"signature": output.to_string_lossy(), "key_id": id});
+    printer.result(&value, || format!("{} has a signature of key {id}\n", output.display()))
 }

@@ -8,7 +8,7 @@ use bundler::helm::{Helm, Patience, Place, Stop};
 use bundler::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Kube, Printer, Waiting, keys};
+use super::{Kube, Printer, Signed, Waiting};
 
 /// Arguments of `uninstall`.
 #[derive(clap::Args)]
@@ -17,11 +17,10 @@ pub struct Args {
     #[arg(required_unless_present = "all")]
     release: Option<String>,
     /// Every release of this bundle, the last first.
-    #[arg(long, value_name = "BUNDLE", conflicts_with = "release", requires = "keys")]
+    #[arg(long, value_name = "BUNDLE", conflicts_with = "release")]
     all: Option<PathBuf>,
-    /// Public key (PEM) of who built the bundle.
-    #[arg(long = "key", value_name = "FILE", env = "AIRLOCK_KEY")]
-    keys: Vec<PathBuf>,
+    #[command(flatten)]
+    signed: Signed,
     /// Namespace of the release; with --all, instead of those that the bundle names.
     #[arg(short, long)]
     namespace: Option<String>,
@@ -53,7 +52,7 @@ struct Object {
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     super::check_place(args.release.as_deref().unwrap_or("all"), args.namespace.as_deref())?;
     let helm = Helm::find(args.helm.as_deref())?;
-    let releases = releases(args)?;
+    let releases = releases(args, printer)?;
     let cluster = args.kube.connect().await?;
     let patience =
         Patience { wait: args.waiting.wait, timeout: args.waiting.timeout.clone(), ..Patience::default() };
@@ -94,12 +93,12 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     })
 }
 
-fn releases(args: &Args) -> Result<Vec<(String, Option<String>)>> {
+fn releases(args: &Args, printer: &Printer) -> Result<Vec<(String, Option<String>)>> {
     if let Some(release) = &args.release {
         return Ok(vec![(release.clone(), args.namespace.clone())]);
     }
     let Some(path) = &args.all else { return Ok(vec![]) };
-    let bundle = bundler::bundle::Bundle::open(path)?.verify(&keys::trust(&args.keys)?)?;
+    let bundle = args.signed.open(path, printer)?;
     let charts = bundle.manifest().charts.iter().rev();
     Ok(charts.map(|c| (c.release.clone(), args.namespace.clone().or_else(|| c.namespace.clone()))).collect())
 }

@@ -196,6 +196,14 @@ pub fn signer(entry: &[u8]) -> Result<String> {
     read(entry).map(|(id, _, _)| id)
 }
 
+/// The signature in an entry that is in its canonical form: DER, in Base64.
+///
+/// # Errors
+/// When it is not.
+pub fn signature(entry: &[u8]) -> Result<String> {
+    read(entry).map(|(_, signature, _)| BASE64.encode(signature.to_der().as_bytes()))
+}
+
 fn encode(bundle: &SigstoreBundle) -> Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec(bundle).map_err(|e| Error::input("writing the signature", e))?;
     if bytes.len() as u64 > ENTRY_SIZE {

@@ -256,7 +256,8 @@ fn a_bundle_says_what_is_in_it_and_what_it_was_made_of() {
         .map(|entry| entry.expect("an entry").path().expect("a path").display().to_string());
     let names: Vec<_> = names.take(8).collect();
     assert_eq!(names[6..], ["provenance.intoto.json", "sbom.spdx.json"]);
-    world.run(&["inspect", "app.tar", "--sbom"]).exits(0).says("NOT checked");
+    world.run(&["inspect", "app.tar", "--sbom"]).exits(1).says("nobody says whose signature counts");
+    world.run(&["inspect", "app.tar", "--sbom", "--insecure-skip-verify"]).exits(0).says("NOT checked");
 }
 
 #[test]

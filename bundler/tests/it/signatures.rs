@@ -124,6 +124,72 @@ fn there_is_an_end_to_signatures() {
     world.run(&["verify", "app.tar", "--key", "airlock.pub"]).exits(0);
 }
 
+#[test]
+fn a_signature_counts_that_lies_beside_the_bundle() {
+    let world = world();
+    let before = fs::read(world.path("app.tar")).expect("the bundle");
+    let said = world.run(&[&SIGN[..], &["--output", "second.sig", "--json"]].concat()).exits(0).json();
+    assert_eq!(said["signature"], "second.sig");
+    assert!(fs::read(world.path("app.tar")).expect("the bundle") == before);
+    world.run(&BOTH).exits(2);
+    let both = [&BOTH[..], &["--signature", "second.sig"]].concat();
+    assert_eq!(world.run(&[&both[..], &["--json"]].concat()).exits(0).json()["signers"], said_keys(&world));
+    // It is the same as the one that is put into the file, and counts once.
+    world.run(&["sign", "app.tar", "--signature", "second.sig", "--public-key", "second.pub"]).exits(0);
+    assert_eq!(world.run(&[&both[..], &["--json"]].concat()).exits(0).json()["signers"], said_keys(&world));
+
+    policy(&world, "trust.toml", 1, "required = 2", &["airlock", "second"]);
+    fs::write(world.path("app.tar"), &before).expect("written");
+    let by_policy = ["verify", "app.tar", "--trust", "trust.toml", "--signature"];
+    world.run(&[&by_policy[..], &["second.sig"]].concat()).exits(0);
+    // Twice one key is one key; somebody else's, another bundle's and what is none are refused, not passed over.
+    world.run(&["sign", "app.tar", "--key", "airlock.key", "--output", "first.sig"]).exits(0);
+    world.run(&[&by_policy[..], &["first.sig"]].concat()).exits(2).says("2 must have");
+    world
+        .run(&["verify", "app.tar", "--key", "airlock.pub", "--signature", "second.sig"])
+        .exits(2)
+        .says("taking signature second.sig: taking a signature: it does not hold");
+    world.write("second.sig", b"c2lnbmVk");
+    world.run(&[&by_policy[..], &["second.sig"]].concat()).exits(2).says("no ECDSA signature");
+    world.run(&[&by_policy[..], &["third.sig"]].concat()).exits(1).says("reading signature third.sig");
+}
+
+/// Ids of both keys, in the order of the signatures.
+fn said_keys(world: &World) -> serde_json::Value {
+    let id = |name: &str| {
+        let pem = fs::read_to_string(world.path(name)).expect("a key");
+        PublicKey::from_pem(&pem).expect("a public key").key_id()
+    };
+    serde_json::json!([id("airlock.pub"), id("second.pub")])
+}
+
+#[test]
+fn every_verb_that_reads_a_bundle_takes_the_sites_policy() {
+    let world = world();
+    policy(&world, "trust.toml", 1, "", &["airlock"]);
+    policy(&world, "other.toml", 1, "bundles = [\"other\"]", &["airlock"]);
+    world.write("m.yaml", b"kind: Pod\n");
+    let helm = world.path("helm");
+    world.write("helm", b"#!/bin/sh\necho v3.99.0\n");
+    fs::set_permissions(&helm, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a program");
+    let helm = helm.display().to_string();
+    for verb in [
+        &["inspect", "app.tar"][..],
+        &["inspect", "app.tar", "--sbom"],
+        &["rewrite", "m.yaml", "--bundle", "app.tar", "--registry", "site.example"],
+        &["uninstall", "--all", "app.tar", "--helm", &helm],
+        &["serve", "app.tar", "--listen", "127.0.0.1:0"],
+        &["push", "app.tar", "127.0.0.1:1"],
+        &["render", "app.tar", "--registry", "site.example"],
+        &["mirrors", "containerd", "app.tar", "--registry", "site.example"],
+        &["policy", "app.tar", "--registry", "site.example"],
+    ] {
+        let with = |trust: &str| world.run(&[verb, &["--trust", trust]].concat());
+        with("other.toml").exits(2).says("bundles of that name are not trusted here");
+    }
+    world.run(&["inspect", "app.tar", "--trust", "trust.toml"]).exits(0);
+}
+
 /// A trust policy, in a file.
 fn policy(world: &World, name: &str, serial: u64, rest: &str, keys: &[&str]) {
     let mut text = format!("kind = \"airlock trust policy 1\"\nserial = {serial}\n{rest}\n");

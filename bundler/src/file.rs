@@ -2,12 +2,14 @@
 //! no more of them than they may have; and what is written is there as it was, or whole.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Most that a file with settings, keys or certificates has, in bytes.
 pub const TEXT_CAP: u64 = 16 << 20;
+/// How the names of files begin that [`replace`] writes, and that stay where a process is killed in it.
+pub const DRAFT: &str = ".airlock-";
 
 /// Opens a regular file, or what a link leads to if it is one.
 ///
@@ -29,7 +31,7 @@ pub fn read(path: &Path, cap: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.take(cap + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > cap {
-        true => Err(io::Error::other(format!("it is larger than {cap} bytes"))),
+        true => Err(io::Error::new(ErrorKind::FileTooLarge, format!("it is larger than {cap} bytes"))),
         false => Ok(bytes),
     }
 }
@@ -56,7 +58,7 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
 /// When it can't be written.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut draft = tempfile::NamedTempFile::new_in(directory)?;
+    let mut draft = tempfile::Builder::new().prefix(DRAFT).tempfile_in(directory)?;
     draft.write_all(bytes)?;
     draft.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
     draft.as_file().sync_all()?;

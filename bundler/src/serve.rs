@@ -13,17 +13,22 @@ mod tls;
 mod write;
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, TryStreamExt as _};
+use futures_util::TryStreamExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt as _;
 use warp::http::{HeaderMap, Method, Response};
 use warp::{Buf, Filter};
@@ -45,8 +50,17 @@ use tls::Tls;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long connections may finish after a stop is asked for.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long a client may read nothing of what it asked for, or send nothing of what it has to send.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Most connections at a time; more wait. One whose client reads slowly holds up to a MiB.
+const CONNECTIONS: usize = 1024;
+/// File descriptors that are kept for other things than connections.
+const OTHER_DESCRIPTORS: usize = 64;
 /// How often a store is cleared of what nothing names.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
+
+/// A client's connection.
+type Stream = Pin<Box<TimeoutStream<TcpStream>>>;
 
 /// What is served, and to whom.
 pub struct Registry {
@@ -87,10 +101,9 @@ impl Registry {
     }
 }
 
-/// A registry that listens.
+/// A place where a registry is asked.
 pub struct Server {
     listener: TcpListener,
-    registry: Arc<Registry>,
     tls: Option<Tls>,
 }
 
@@ -99,21 +112,19 @@ impl Server {
     ///
     /// # Errors
     /// When the address can't be listened on, or the files are no certificate and key.
-    pub async fn listen(registry: Registry, address: &str, tls: Option<&TlsFiles>) -> Result<Self> {
+    pub async fn listen(address: &str, tls: Option<&TlsFiles>) -> Result<Self> {
         let tls = tls.map(Tls::read).transpose()?;
         let listener = TcpListener::bind(address).await.map_err(|e| {
             let hint = match e.kind() {
-                std::io::ErrorKind::AddrInUse => {
+                io::ErrorKind::AddrInUse => {
                     "something listens there already: choose another port with --listen"
                 }
-                std::io::ErrorKind::PermissionDenied => {
-                    "ports below 1024 need root: choose another with --listen"
-                }
+                io::ErrorKind::PermissionDenied => "ports below 1024 need root: choose another with --listen",
                 _ => "give an address of this machine as HOST:PORT with --listen",
             };
             Error::input(format!("listening on {address}"), e).hint(hint)
         })?;
-        Ok(Self { listener, registry: Arc::new(registry), tls })
+        Ok(Self { listener, tls })
     }
 
     /// Where it listens.
@@ -134,21 +145,22 @@ impl Server {
         self.tls.iter().try_for_each(|tls| advertised.check_certificate(&tls.certificate))
     }
 
-    /// Serves until `stop` is ready; then lets connections finish for a while.
-    pub async fn run(self, stop: impl Future<Output = ()>) {
-        if let Content::Store(store) = &self.registry.content {
+    /// Serves `registry` until `stop` is ready; then lets connections finish for a while.
+    pub async fn run(self, registry: Registry, stop: impl Future<Output = ()>) {
+        if let Content::Store(store) = &registry.content {
             tokio::spawn(sweep(Arc::downgrade(store)));
         }
-        let service = warp::service(routes(self.registry)).map_request(with_path);
+        let places = Arc::new(Semaphore::new(places()));
+        let service = warp::service(routes(Arc::new(registry))).map_request(with_path);
         let graceful = GracefulShutdown::new();
         let mut stop = std::pin::pin!(stop);
         loop {
             let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+                accepted = accept(&self.listener, &places) => accepted,
                 () = &mut stop => break,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, place) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, most likely: others must finish first.
                     tracing::warn!("accepting a connection: {error}");
@@ -180,11 +192,35 @@ impl Server {
                 if let Err(error) = served {
                     tracing::debug!("a connection ended: {error}");
                 }
+                drop(place);
             });
         }
         drop(self.listener);
         let _ = tokio::time::timeout(GRACE, graceful.shutdown()).await;
     }
+}
+
+/// A connection that ends when its client reads nothing for long, with one of the places that there are.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(Stream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(SILENCE));
+    Ok((Box::pin(stream), place))
+}
+
+/// How many connections there may be: each may take two file descriptors, of which as many are asked for as there may be.
+fn places() -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if setrlimit(Resource::Nofile, raised).is_ok() {
+        limit = raised;
+    }
+    let descriptors = limit.current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    (descriptors.saturating_sub(OTHER_DESCRIPTORS) / 2).clamp(1, CONNECTIONS)
 }
 
 /// As long as the store is there.
@@ -232,7 +268,9 @@ fn routes(
 }
 
 /// A request's body. Whatever is wrong with it is found when it is read.
-fn incoming(body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static) -> write::Incoming {
+fn incoming(
+    body: impl futures_util::Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,
+) -> write::Incoming {
     Box::pin(body.map_ok(|mut part| part.copy_to_bytes(part.remaining())))
 }
 
@@ -241,7 +279,7 @@ fn incoming(body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'st
 fn reply(response: Response<Body>, head: bool) -> warp::reply::Response {
     fn stream<S>(chunks: S) -> warp::reply::Response
     where
-        S: Stream<Item = Result<bytes::Bytes>> + Send + Sync + 'static,
+        S: futures_util::Stream<Item = Result<bytes::Bytes>> + Send + Sync + 'static,
     {
         warp::Reply::into_response(warp::reply::stream(
             chunks.inspect_err(|error| tracing::error!("{error}")),

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::Stream;
+use tokio::sync::Semaphore;
 
 use crate::archive::Placed;
 use crate::buffers::Buffers;
@@ -23,6 +24,9 @@ use crate::sign::{self, PublicKey};
 
 /// How much is read at a time, in bytes.
 const CHUNK: u64 = 256 << 10;
+
+/// How many may wait in threads for something to be hashed.
+const HASHING: usize = 16;
 
 /// Whose signature counts.
 #[derive(Debug)]
@@ -46,6 +50,8 @@ pub struct VerifiedBundle {
     signers: Vec<String>,
     /// For chunks on their way out.
     buffers: Buffers,
+    /// Held by readers of a part of something that is hashed first: those who wait for one take no threads.
+    hashing: Semaphore,
 }
 
 #[derive(Debug)]
@@ -78,7 +84,8 @@ impl Bundle {
                 Blob { placed: placed.clone(), checked: AtomicBool::new(false), checking: Mutex::default() };
             blobs.insert(listed.sha256.0, blob);
         }
-        let verified = VerifiedBundle { bundle: self, blobs, signers, buffers: Buffers::of(CHUNK as usize) };
+        let (buffers, hashing) = (Buffers::of(CHUNK as usize), Semaphore::new(HASHING));
+        let verified = VerifiedBundle { bundle: self, blobs, signers, buffers, hashing };
         verified.check_small()?;
         Ok(verified)
     }
@@ -233,6 +240,9 @@ impl VerifiedBundle {
             started: false,
         };
         futures_util::stream::try_unfold(read, |mut read| async move {
+            let bundle = Arc::clone(&read.bundle);
+            // Nobody closes it.
+            let _turn = if read.is_hashed_first() { bundle.hashing.acquire().await.ok() } else { None };
             let step = tokio::task::spawn_blocking(move || {
                 let chunk = read.next()?;
                 Ok(chunk.map(|chunk| (chunk, read)))
@@ -348,6 +358,13 @@ struct Read {
 }
 
 impl Read {
+    /// Whether all of the blob is hashed before the next chunk of it is there.
+    fn is_hashed_first(&self) -> bool {
+        let Some(blob) = self.bundle.blobs.get(&self.digest) else { return false };
+        let is_part = self.at > 0 || self.end < blob.placed.entry.size;
+        !self.started && is_part && !blob.checked.load(Ordering::Relaxed)
+    }
+
     fn next(&mut self) -> Result<Option<Bytes>> {
         let blob = self.bundle.blob(&self.digest)?;
         let size = blob.placed.entry.size;

@@ -62,15 +62,15 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         args.tls_self_signed.as_deref().map(|dir| authority::issue(dir, &names(args))).transpose()?;
     let tls = tls(args, issued.as_ref())?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let registry = match &args.store {
-        Some(store) => Registry::of_store(store)?,
-        None => Registry::of_bundles(bundles.clone())?,
-    };
-    let server = Server::listen(registry.with_logins(logins), &args.listen, tls.as_ref()).await?;
+    let server = Server::listen(&args.listen, tls.as_ref()).await?;
     let address = server.address()?;
     args.advertise.iter().try_for_each(|advertised| server.check(advertised))?;
     let advertised: Vec<_> = args.advertise.iter().map(|a| a.with_port(address.port())).collect();
     check_access(args, address, printer)?;
+    let registry = match &args.store {
+        Some(store) => Registry::of_store(store)?,
+        None => Registry::of_bundles(bundles.clone())?,
+    };
     let what = Served::of(args.store.as_deref(), &bundles);
     let (ca, fingerprint) = issued.iter().map(|i| (&i.ca, &i.fingerprint)).unzip::<_, _, Vec<_>, Vec<_>>();
     let mut value = what.value();
@@ -103,7 +103,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(waiting)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(waiting)?;
     server
-        .run(async move {
+        .run(registry.with_logins(logins), async move {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}

@@ -128,6 +128,10 @@ impl Content {
         }
         let digest: Digest = digest.parse()?;
         let unknown = || Refusal::not_found("BLOB_UNKNOWN", format!("there is no blob {digest}"));
+        // Whoever asks without wanting it is about to push something that needs it.
+        if let (Self::Store(store), &Method::HEAD) = (self, request.method) {
+            store.promise(&digest);
+        }
         let (holder, size) = self.blob(&digest).ok_or_else(unknown)?;
         Ok(blob(request, holder, digest, size))
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,6 +15,9 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::file;
 
+/// How many logins may wait to be checked.
+const WAITING: usize = 32;
+
 /// Users, and what they need not log in for.
 pub struct Logins {
     /// Hashes of passwords, by user.
@@ -22,8 +25,19 @@ pub struct Logins {
     anonymous_pull: bool,
     /// Digests of what was right before: bcrypt takes a tenth of a second, and clients say it with every request.
     known: Mutex<HashSet<Digest>>,
-    /// Whoever guesses passwords takes one core at most.
-    turn: Semaphore,
+    /// Whoever guesses passwords takes one core at most, also when he hangs up.
+    turn: Arc<Semaphore>,
+    /// How many more may wait for it.
+    waiting: Semaphore,
+}
+
+/// What is known of a login.
+#[derive(PartialEq)]
+enum Known {
+    Right,
+    Wrong,
+    /// Too many wait to be told.
+    Busy,
 }
 
 impl Logins {
@@ -54,46 +68,75 @@ impl Logins {
         if users.is_empty() {
             return Err(Error::input(action(), "it has no user").hint("add one with `htpasswd -B`"));
         }
-        Ok(Self { users, anonymous_pull, known: Mutex::default(), turn: Semaphore::new(1) })
+        Ok(Self {
+            users,
+            anonymous_pull,
+            known: Mutex::default(),
+            turn: Arc::new(Semaphore::new(1)),
+            waiting: Semaphore::new(WAITING),
+        })
     }
 
     /// Nothing, if the request may be answered; else what is said instead.
     pub(super) async fn refuse(&self, request: &Request<'_>) -> Option<Response<Body>> {
         let is_read = matches!(*request.method, Method::GET | Method::HEAD);
-        let given = request.header("authorization");
+        // podman and CRI-O log in with nothing where they have no login.
+        let is_nobody = |given: &&str| {
+            credentials(given).is_some_and(|(user, password)| user.is_empty() && password.is_empty())
+        };
+        let given = request.header("authorization").filter(|given| !is_nobody(given));
         // Asked for without a login, the API itself says whether there are logins: clients find out there.
-        if is_read && self.anonymous_pull && given.is_none() && !matches!(request.path, "/v2" | "/v2/") {
+        let is_asking = matches!(request.path, "/v2" | "/v2/") && request.header("authorization").is_none();
+        if is_read && self.anonymous_pull && given.is_none() && !is_asking {
             return None;
         }
-        if let Some(given) = given
-            && self.is_right(given).await
-        {
-            return None;
-        }
-        let why = if given.is_none() { "log in first" } else { "user or password is wrong" };
+        let why = match given {
+            None => "log in first",
+            Some(given) => match self.check(given).await {
+                Known::Right => return None,
+                Known::Wrong => "user or password is wrong",
+                Known::Busy => {
+                    let why = "too many log in at this moment";
+                    let mut response =
+                        Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", why).response();
+                    set(&mut response, "retry-after", "2");
+                    return Some(response);
+                }
+            },
+        };
         let mut response = Refusal::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", why).response();
         set(&mut response, "www-authenticate", "Basic realm=\"airlock\"");
         Some(response)
     }
 
-    async fn is_right(&self, given: &str) -> bool {
+    async fn check(&self, given: &str) -> Known {
         let digest = Digest::of(given.as_bytes());
         let is_known = || self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&digest);
         if is_known() {
-            return true;
+            return Known::Right;
         }
-        let Some((user, password)) = credentials(given) else { return false };
-        let Some(hash) = self.users.get(&user).cloned() else { return false };
-        let Ok(_turn) = self.turn.acquire().await else { return false };
+        let Some((user, password)) = credentials(given) else { return Known::Wrong };
+        // Who is no user takes as long as who is one: nobody learns their names so.
+        let user = self.users.get(&user);
+        let (is_user, Some(hash)) = (user.is_some(), user.or_else(|| self.users.values().next()).cloned())
+        else {
+            return Known::Wrong;
+        };
+        let Ok(_waiting) = self.waiting.try_acquire() else { return Known::Busy };
+        let Ok(turn) = Arc::clone(&self.turn).acquire_owned().await else { return Known::Wrong };
         if is_known() {
-            return true;
+            return Known::Right;
         }
-        let verify = move || bcrypt::verify(&password, &hash).unwrap_or(false);
-        let is_right = tokio::task::spawn_blocking(verify).await.unwrap_or(false);
-        if is_right {
-            self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
+        let verify = move || {
+            let is_right = bcrypt::verify(&password, &hash).unwrap_or(false);
+            drop(turn);
+            is_right && is_user
+        };
+        if !tokio::task::spawn_blocking(verify).await.unwrap_or(false) {
+            return Known::Wrong;
         }
-        is_right
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
+        Known::Right
     }
 }
 
@@ -148,8 +191,31 @@ mod tests {
         }
         assert_eq!(status(&pull, Method::GET, "/v2/a/tags/list", None).await, 200);
         assert_eq!(status(&pull, Method::GET, "/v2/", None).await, 401);
+        // Who logs in with nothing is nobody.
+        for path in ["/v2/", "/v2/a/tags/list"] {
+            assert_eq!(status(&pull, Method::GET, path, Some(":")).await, 200);
+            assert_eq!(status(&all, Method::GET, path, Some(":")).await, 401);
+        }
+        assert_eq!(status(&pull, Method::PUT, "/v2/a/manifests/1", Some(":")).await, 401);
         // Who says who he is, is checked.
         assert_eq!(status(&pull, Method::GET, "/v2/a/tags/list", Some("ann:wrong")).await, 401);
+    }
+
+    #[tokio::test]
+    async fn guesses_wait_in_a_line_of_some_length() {
+        let all = logins(ANN, false).expect("logins");
+        let turn = all.turn.acquire().await.expect("nobody else's");
+        let guesses = futures_util::future::join_all((0..WAITING + 2).map(|n| {
+            let login = format!("{}:guess {n}", if n % 2 == 0 { "ann" } else { "bob" });
+            let all = &all;
+            async move { status(all, Method::GET, "/v2/", Some(&login)).await }
+        }));
+        let (answers, ()) = tokio::join!(guesses, async {
+            tokio::task::yield_now().await;
+            drop(turn);
+        });
+        assert_eq!(answers.iter().filter(|status| **status == 429).count(), 2);
+        assert_eq!(answers.iter().filter(|status| **status == 401).count(), WAITING);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::json;
-use warp::http::{HeaderValue, Response, StatusCode, header};
+use warp::http::{HeaderValue, Method, Response, StatusCode, header};
 
 use super::request::Request;
 use crate::digest::{Digest, DigestError};
@@ -126,7 +126,9 @@ pub(super) fn set(response: &mut Response<Body>, name: &'static str, value: &str
 
 /// A blob of `size` bytes, or the part of it that is asked for.
 pub(super) fn blob(request: &Request, holder: Holder, digest: Digest, size: u64) -> Response<Body> {
-    let asked = request.header("range").and_then(|v| super::request::range(v, size));
+    // Only GET has ranges (RFC 9110, 14.2).
+    let range = request.header("range").filter(|_| request.method == Method::GET);
+    let asked = range.and_then(|range| super::request::range(range, size));
     let (status, start, length) = match asked {
         None => (StatusCode::OK, 0, size),
         Some(Some((start, length))) => (StatusCode::PARTIAL_CONTENT, start, length),
@@ -179,7 +181,7 @@ impl<'a> Page<'a> {
 
 #[cfg(test)]
 mod tests {
-    use warp::http::{HeaderMap, Method};
+    use warp::http::HeaderMap;
 
     use super::*;
 

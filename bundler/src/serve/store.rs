@@ -5,16 +5,16 @@
 //! is on the disk: whatever moment a machine stops at, a tag points to something complete, or is not there. Blobs are kept
 //! once, whoever needs them. Names from requests never become paths.
 
+mod load;
 mod upload;
 
-use std::collections::HashMap;
-use std::fs::{self, File, TryLockError};
-use std::io::{self, ErrorKind, Write as _};
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use warp::http::StatusCode;
 
@@ -25,17 +25,15 @@ use crate::error::{Error, Result};
 use crate::file;
 use crate::format::blob_path;
 use crate::image::OCI_INDEX;
-use crate::reference::{is_repository, is_tag};
+use load::{Entry, MARK, NAME};
 pub(super) use upload::{Id, Shared, Upload};
 
 /// Largest manifest (distribution spec, "Pushing Manifests": at least 4 MB), in bytes.
 pub(super) const MANIFEST_CAP: u64 = 4 << 20;
-/// Largest `index.json`, in bytes: a million tags.
-const INDEX_CAP: u64 = 256 << 20;
 /// How long what nothing names is kept: somebody may be about to name it, or to go on with it.
 pub(super) const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
-/// Names a descriptor in `index.json` (image spec, "Pre-Defined Annotation Keys").
-const NAME: &str = "org.opencontainers.image.ref.name";
+/// How old a blob is at least that is made young again.
+const RENEWED: Duration = Duration::from_secs(60 * 60);
 
 /// A directory with content.
 pub(super) struct Store {
@@ -54,107 +52,31 @@ pub(super) enum Target<'a> {
     Digest(Digest),
 }
 
-/// `index.json`.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Index {
-    schema_version: u32,
-    #[serde(default)]
-    media_type: String,
-    #[serde(default)]
-    manifests: Vec<Entry>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Entry {
-    #[serde(default)]
-    media_type: String,
-    digest: Digest,
-    size: u64,
-    #[serde(default)]
-    annotations: HashMap<String, String>,
-}
-
 impl Store {
-    /// Opens a layout, or makes one where there is none.
+    /// Opens a store, or makes one of a directory that is empty.
     ///
     /// # Errors
     /// When the directory can't be written to, is another's, or is used by another process.
     pub(super) fn open(root: &Path) -> Result<Self> {
-        let action = || format!("opening store {}", root.display());
-        let failed = |e: io::Error| Error::unwritable(action(), e, "--store");
-        for directory in ["blobs/sha256", "uploads"] {
-            fs::create_dir_all(root.join(directory)).map_err(failed)?;
-        }
-        let marker = root.join("oci-layout");
-        let lock = File::options().read(true).write(true).create(true).truncate(false).open(&marker);
-        let mut lock = lock.map_err(failed)?;
-        lock.try_lock().map_err(|e| match e {
-            TryLockError::WouldBlock => Error::input(action(), "another `airlock serve` uses it")
-                .hint("stop that one, or choose another directory with --store"),
-            TryLockError::Error(e) => failed(e),
-        })?;
-        let layout = file::read_text(&marker).map_err(failed)?;
-        if layout.is_empty() {
-            lock.write_all(br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(failed)?;
-            lock.sync_all().map_err(failed)?;
-        } else if !layout.contains("imageLayoutVersion") {
-            return Err(Error::input(action(), "its file oci-layout is not that of an OCI image layout")
-                .hint("choose another directory with --store"));
-        }
         let store = Self {
             root: root.into(),
             tables: RwLock::default(),
             writing: Mutex::default(),
             uploads: Mutex::default(),
-            _lock: lock,
+            _lock: load::claim(root)?,
         };
-        let tables = store.load()?;
-        if !root.join("index.json").exists() {
-            store.write(&tables).map_err(failed)?;
+        let loaded = store.load()?;
+        if loaded.is_new {
+            let failed = |e| Error::unwritable(format!("opening store {}", root.display()), e, "--store");
+            store.write(&loaded.tables).map_err(failed)?;
         }
-        store.set(tables);
+        store.set(loaded.tables);
+        if loaded.is_damaged {
+            // What belonged to it may be needed when it is pushed again.
+            store.unused().iter().for_each(|path| renew(path));
+        }
         store.sweep(ABANDONED);
         Ok(store)
-    }
-
-    /// Reads `index.json` and all that it names. What is not there any more, or damaged, is left out, and said: the rest is good.
-    fn load(&self) -> Result<Tables> {
-        let path = self.root.join("index.json");
-        let action = || format!("reading {}", path.display());
-        let bytes = match file::read(&path, INDEX_CAP) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Tables::default()),
-            read => read.map_err(|e| Error::input(action(), e))?,
-        };
-        let index: Index = serde_json::from_slice(&bytes).map_err(|e| {
-            Error::input(action(), e)
-                .hint("restore it from a backup, or start with an empty directory and push again")
-        })?;
-        let mut tables = Tables::default();
-        let mut read: HashMap<Digest, Option<Arc<Described>>> = HashMap::new();
-        for Entry { media_type, digest, annotations, .. } in index.manifests {
-            let name = annotations.get(NAME).map_or("", String::as_str);
-            let (repository, tag) = split(name).ok_or_else(|| {
-                let why = format!("{digest} is named {name:?} there, which is no REPOSITORY:TAG");
-                Error::input(action(), why)
-                    .hint("another tool made it: choose another directory with --store")
-            })?;
-            let described = read.entry(digest).or_insert_with(|| self.described(&digest, &media_type));
-            let Some(described) = described.clone() else {
-                tracing::error!("{name}: {} is missing or damaged; push it again", blob_path(&digest));
-                continue;
-            };
-            let repository = tables.repositories.entry(repository.into()).or_default();
-            repository.tags.extend(tag.map(|tag| (tag.into(), digest)));
-            repository.manifests.insert(digest, described);
-        }
-        Ok(tables)
-    }
-
-    fn described(&self, digest: &Digest, media_type: &str) -> Option<Arc<Described>> {
-        let bytes = self.manifest(digest).ok()?;
-        Described::read(media_type, &bytes).ok().map(Arc::new)
     }
 
     /// What there is now.
@@ -180,6 +102,15 @@ impl Store {
         self.path(digest).metadata().ok().map(|found| found.len())
     }
 
+    /// The same, for somebody who asked in order to name it: it is kept as long as if it had been pushed now.
+    pub(super) fn promise(&self, digest: &Digest) -> Option<u64> {
+        let path = self.path(digest);
+        if is_older(&path, RENEWED) {
+            renew(&path);
+        }
+        self.size(digest)
+    }
+
     /// A manifest, its digest checked.
     ///
     /// # Errors
@@ -188,7 +119,7 @@ impl Store {
         let bytes = file::read(&self.path(digest), MANIFEST_CAP)?;
         match Digest::of(&bytes) == *digest {
             true => Ok(bytes),
-            false => Err(io::Error::other(format!("{} is damaged", blob_path(digest)))),
+            false => Err(io::Error::new(ErrorKind::InvalidData, format!("{} is damaged", blob_path(digest)))),
         }
     }
 
@@ -312,46 +243,55 @@ impl Store {
                 entry(digest, format!("{name}@{digest}"));
             }
         }
-        let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests});
+        let index = json!({
+            "schemaVersion": 2, "mediaType": OCI_INDEX, "annotations": {MARK: "1"}, "manifests": manifests,
+        });
         file::replace(&self.root.join("index.json"), index.to_string().as_bytes(), 0o644)
     }
 
-    /// Removes blobs that nothing names, and uploads that nobody goes on with, if they are older than that.
+    /// Blobs that nothing names.
+    fn unused(&self) -> Vec<PathBuf> {
+        let used: HashSet<_> = self.tables().used().iter().map(|digest| self.path(digest)).collect();
+        let mut found = self.files("blobs/sha256", |name| name.len() == 64);
+        found.retain(|path| !used.contains(path));
+        found
+    }
+
+    /// Our files in a directory; what else somebody put there stays.
+    fn files(&self, directory: &str, is_ours: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.root.join(directory)).into_iter().flatten().flatten();
+        let ours = entries.filter(|entry| entry.file_name().to_str().is_some_and(&is_ours));
+        ours.map(|entry| entry.path()).collect()
+    }
+
+    /// Removes blobs that nothing names, uploads that nobody goes on with, and what a killed process left, if they are older than
+    /// that.
     pub(super) fn sweep(&self, than: Duration) {
-        let is_old = |path: &Path| {
-            let age = path.metadata().ok().and_then(|found| found.modified().ok()?.elapsed().ok());
-            age.is_some_and(|age| age >= than)
-        };
-        let files = |directory: &str| {
-            let entries = fs::read_dir(self.root.join(directory)).into_iter().flatten().flatten();
-            entries.map(|entry| entry.path()).filter(|path| is_old(path)).collect::<Vec<_>>()
-        };
         self.forget_idle();
         let _writing = self.writing();
-        let used: std::collections::HashSet<_> =
-            self.tables().used().iter().map(|digest| self.path(digest)).collect();
-        let unused = files("blobs/sha256").into_iter().filter(|path| !used.contains(path));
-        // What else somebody put there is not ours.
-        let is_blob = |path: &PathBuf| path.file_name().is_some_and(|name| name.len() == 64);
-        let mut removed = 0;
-        for path in unused.filter(is_blob).chain(files("uploads")) {
-            if fs::remove_file(&path).is_ok() {
-                removed += 1;
-            }
+        let mut found = self.unused();
+        found.extend(self.files("uploads", |name| name.parse::<Id>().is_ok()));
+        for directory in [".", "blobs/sha256"] {
+            found.extend(self.files(directory, |name| name.starts_with(file::DRAFT)));
         }
+        let removed =
+            found.iter().filter(|path| is_older(path, than) && fs::remove_file(path).is_ok()).count();
         if removed > 0 {
             tracing::info!(removed, "files that nothing names are gone");
         }
     }
 }
 
-/// Repository and tag of a name in `index.json`.
-fn split(name: &str) -> Option<(&str, Option<&str>)> {
-    let (repository, tag) = match name.split_once('@') {
-        Some((repository, _)) => (repository, None),
-        None => name.rsplit_once(':').map(|(repository, tag)| (repository, Some(tag)))?,
-    };
-    (is_repository(repository) && tag.is_none_or(is_tag)).then_some((repository, tag))
+/// Whether a file was written that long ago, or longer.
+fn is_older(path: &Path, than: Duration) -> bool {
+    let age = path.metadata().ok().and_then(|found| found.modified().ok()?.elapsed().ok());
+    age.is_some_and(|age| age >= than)
+}
+
+/// Makes a file as if it had been written now.
+fn renew(path: &Path) {
+    // If it can't be, it goes a day after it came.
+    let _ = File::options().write(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
 }
 
 fn in_use(why: String) -> Refusal {
@@ -396,23 +336,5 @@ mod tests {
         drop(store);
         let store = Store::open(dir.path()).expect("a store");
         assert_eq!(store.manifest(&digest).expect("a manifest"), manifest.as_bytes());
-    }
-
-    #[test]
-    fn names_in_the_index_are_taken_apart() {
-        let digest = Digest::of(b"");
-        let by_digest = format!("a/b@{digest}");
-        for (name, means) in [
-            ("a/b:1.0", Some(("a/b", Some("1.0")))),
-            ("docker.io/library/redis:8", Some(("docker.io/library/redis", Some("8")))),
-            (&by_digest, Some(("a/b", None))),
-            ("latest", None),
-            ("", None),
-            ("A:1", None),
-            ("a:", None),
-            ("../a:1", None),
-        ] {
-            assert_eq!(split(name), means, "{name:?}");
-        }
     }
 }

@@ -117,6 +117,23 @@ impl Repository {
         json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found})
     }
 
+    /// Takes out indexes of which a child is not here, and tags of nothing; what they are called, `:TAG` or `@DIGEST`.
+    pub(super) fn drop_incomplete(&mut self) -> Vec<String> {
+        let mut dropped = Vec::new();
+        loop {
+            let lacks =
+                |it: &Described| it.children.iter().any(|(child, _)| !self.manifests.contains_key(child));
+            let found = self.manifests.iter().find(|(_, it)| lacks(it)).map(|(digest, _)| *digest);
+            let Some(digest) = found else { break };
+            self.manifests.remove(&digest);
+            dropped.push(format!("@{digest}"));
+        }
+        let gone = self.tags.iter().filter(|(_, digest)| !self.manifests.contains_key(*digest));
+        dropped.extend(gone.map(|(tag, _)| format!(":{tag}")));
+        self.tags.retain(|_, digest| self.manifests.contains_key(digest));
+        dropped
+    }
+
     /// The index that lists a manifest here, if one does.
     pub(super) fn parent(&self, child: &Digest) -> Option<Digest> {
         let parent =

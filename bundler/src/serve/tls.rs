@@ -8,10 +8,10 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::Stream;
 use crate::error::{Error, Result};
 use crate::file;
 
@@ -68,7 +68,7 @@ impl Tls {
     }
 
     /// A connection, if the client speaks TLS, soon.
-    pub(super) async fn accept(&self, stream: TcpStream, patience: Duration) -> Option<TlsStream<TcpStream>> {
+    pub(super) async fn accept(&self, stream: Stream, patience: Duration) -> Option<TlsStream<Stream>> {
         match tokio::time::timeout(patience, self.acceptor.accept(stream)).await {
             Ok(Ok(stream)) => Some(stream),
             Ok(Err(error)) => {

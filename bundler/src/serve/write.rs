@@ -2,13 +2,13 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::OwnedMutexGuard;
 use warp::http::{Method, Response, StatusCode};
 
+use super::SILENCE;
 use super::request::{Named, Request, content_range};
 use super::response::{Body, Refusal, describe, empty, set};
 use super::store::{Id, MANIFEST_CAP, Store, Target, Upload};
@@ -20,8 +20,6 @@ pub(super) type Incoming = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>>
 
 /// How much is written at a time, in bytes.
 const BATCH: usize = 1 << 20;
-/// How long a client may send nothing while it has more to send.
-const SILENCE: Duration = Duration::from_secs(60);
 
 /// Answers a request that changes something.
 pub(super) async fn answer(
@@ -43,7 +41,7 @@ pub(super) async fn answer(
             let (id, upload) = find(store, &id).await?;
             match fits(request, &upload) {
                 true => {
-                    let upload = receive(upload, body).await?;
+                    let upload = receive(upload, body, ranged(request)).await?;
                     Ok(progress(StatusCode::ACCEPTED, &name, &id, &upload))
                 }
                 false => Ok(progress(StatusCode::RANGE_NOT_SATISFIABLE, &name, &id, &upload)),
@@ -55,7 +53,7 @@ pub(super) async fn answer(
             let (id, upload) = find(store, &id).await?;
             match fits(request, &upload) {
                 true => {
-                    let upload = receive(upload, body).await?;
+                    let upload = receive(upload, body, ranged(request)).await?;
                     finish(store, &name, id, upload, wanted).await
                 }
                 false => Ok(progress(StatusCode::RANGE_NOT_SATISFIABLE, &name, &id, &upload)),
@@ -131,7 +129,7 @@ async fn begin(
     }
     let mounted = request.parameter("mount").map(|text| text.parse()).transpose()?;
     // Blobs are kept once: it is here, or it is not, whatever repository it is said to be in.
-    if let Some(digest) = mounted.filter(|digest| store.size(digest).is_some()) {
+    if let Some(digest) = mounted.filter(|digest| store.promise(digest).is_some()) {
         return Ok(created(name, "blobs", &digest));
     }
     let wanted = digest(request)?;
@@ -139,7 +137,7 @@ async fn begin(
     let upload = upload.lock_owned().await;
     match wanted {
         Some(wanted) => {
-            let upload = receive(upload, body).await?;
+            let upload = receive(upload, body, None).await?;
             finish(store, name, id, upload, wanted).await
         }
         None => Ok(progress(StatusCode::ACCEPTED, name, &id, &upload)),
@@ -163,26 +161,35 @@ fn fits(request: &Request, upload: &Upload) -> bool {
         .is_some_and(|(first, size)| first == upload.length() && length.is_none_or(|length| length == size))
 }
 
-/// Takes what a request brings. What came before it broke off stays.
+/// How many bytes a request says it brings.
+fn ranged(request: &Request) -> Option<u64> {
+    request.header("content-range").and_then(content_range).map(|(_, size)| size)
+}
+
+/// Takes what a request brings, which is no more than it said. What came before it broke off stays.
 async fn receive(
     mut upload: OwnedMutexGuard<Upload>,
     mut body: Incoming,
+    said: Option<u64>,
 ) -> Result<OwnedMutexGuard<Upload>, Refusal> {
+    let most = said.map_or(u64::MAX, |said| upload.length() + said);
     loop {
         let (mut batch, mut size, mut end) = (Vec::new(), 0, None);
         while size < BATCH {
-            match tokio::time::timeout(SILENCE, body.next()).await {
-                Ok(Some(Ok(bytes))) => {
+            match next(&mut body).await {
+                Ok(Some(bytes)) => {
                     size += bytes.len();
                     batch.push(bytes);
                 }
-                Ok(Some(Err(error))) => end = Some(Err(broken(&error.to_string()))),
                 Ok(None) => end = Some(Ok(())),
-                Err(_) => end = Some(Err(broken("nothing came any more"))),
+                Err(error) => end = Some(Err(error)),
             }
             if end.is_some() {
                 break;
             }
+        }
+        if upload.length() + size as u64 > most {
+            return Err(Refusal::bad("SIZE_INVALID", "there is more than its Content-Range says"));
         }
         if !batch.is_empty() {
             let write = move || {
@@ -197,6 +204,14 @@ async fn receive(
         if let Some(end) = end {
             return end.map(|()| upload);
         }
+    }
+}
+
+/// What comes next of a request; nothing at its end.
+async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
+    match tokio::time::timeout(SILENCE, body.next()).await {
+        Ok(next) => next.transpose().map_err(|e| broken(&e.to_string())),
+        Err(_) => Err(broken("nothing came any more")),
     }
 }
 
@@ -224,8 +239,8 @@ async fn put_manifest(
 ) -> Result<Response<Body>, Refusal> {
     target(&reference)?;
     let mut bytes = Vec::new();
-    while let Some(chunk) = tokio::time::timeout(SILENCE, body.next()).await.unwrap_or(None) {
-        bytes.extend_from_slice(&chunk.map_err(|e| broken(&e.to_string()))?);
+    while let Some(chunk) = next(&mut body).await? {
+        bytes.extend_from_slice(&chunk);
         if bytes.len() as u64 > MANIFEST_CAP {
             let why = format!("a manifest has at most {MANIFEST_CAP} bytes here");
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", why));

@@ -1,10 +1,11 @@
 //! `airlock serve --store`: what is pushed is there, whole or not at all, whatever happens in between.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
 
 use bundler::digest::Digest;
 use serde_json::{Value, json};
@@ -155,6 +156,23 @@ fn an_upload_goes_on_after_a_broken_connection_and_after_a_kill() {
     let gone = ask(&served, "GET", &location, "", b"");
     assert_eq!((gone.status, gone.code()), (404, "BLOB_UPLOAD_UNKNOWN".into()));
 
+    // HEAD has no ranges.
+    let all = ask(&served, "HEAD", &format!("/v2/a/b/blobs/{digest}"), "Range: bytes=0-9\r\n", b"");
+    assert_eq!((all.status, all.header("content-length")), (200, Some(&*content.len().to_string())));
+
+    // More than was said, by a client that does not say how much comes.
+    let opened = ask(&served, "POST", "/v2/a/b/blobs/uploads/", "", b"");
+    let location = opened.header("location").expect("a location");
+    let mut stream = TcpStream::connect(&served.host).expect("a connection");
+    let head = format!(
+        "PATCH {location} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nContent-Range: 0-1\r\n\r\n7\r\nseven b\r\n0\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("SIZE_INVALID"), "{answer}");
+    assert_eq!(ask(&served, "DELETE", location, "", b"").status, 204);
+
     // What is not what it should be leaves nothing.
     let opened = ask(&served, "POST", "/v2/a/b/blobs/uploads/", "", b"");
     let location = opened.header("location").expect("a location");
@@ -275,30 +293,112 @@ fn what_is_no_manifest_or_no_name_is_refused() {
 fn a_store_is_used_by_one_and_what_is_damaged_in_it_is_left_out() {
     let world = World::with_bundle();
     let start = |store: &str| world.run(&["serve", "--store", store, "--listen", "127.0.0.1:0"]);
-    let mut served = Served::store(&world, "store", &[]);
+    let served = Served::store(&world, "store", &[]);
     start("store").exits(1).says("another `airlock serve` uses it").says("hint: stop that one");
     world.run(&["push", "app.tar", &served.host, "--key", "airlock.pub"]).exits(0);
     let redis = ask(&served, "GET", "/v2/docker.io/library/redis/manifests/8", "", b"").body;
-    signal(&served.process.0, "TERM");
-    assert!(served.process.0.wait().expect("gone").success());
-
     fs::write(blob(&world, &redis), b"damaged").expect("written");
-    let served = Served::store(&world, "store", &[]);
+    let served = started_again(&world, served);
     assert_eq!(ask(&served, "GET", "/v2/docker.io/library/redis/manifests/8", "", b"").status, 404);
     assert_eq!(ask(&served, "GET", "/v2/quay.io/a/web/manifests/1.0", "", b"").status, 200);
     world.run(&["push", "app.tar", &served.host, "--key", "airlock.pub"]).exits(0);
     assert_eq!(ask(&served, "GET", "/v2/docker.io/library/redis/manifests/8", "", b"").body, redis);
+}
 
-    // Another tool's layout, something else, and what is no directory.
+/// Ends a store as a service manager does, and starts it anew.
+fn started_again(world: &World, mut served: Served) -> Served {
+    signal(&served.process.0, "TERM");
+    assert!(served.process.0.wait().expect("gone").success());
+    Served::store(world, "store", &[])
+}
+
+#[test]
+fn an_index_goes_with_a_part_of_it_and_what_it_had_stays_to_be_pushed_again() {
+    let world = World::new();
+    world.image("multi", &["linux/amd64", "linux/arm64"], b"x");
+    world.write(
+        "bundle.toml",
+        b"name = \"app\"\nversion = \"1.0.0\"\nplatforms = [\"all\"]\n[[image]]\nref = \"multi:1\"\nfrom = \"oci:multi\"\n",
+    );
+    world.keys("airlock");
+    world.run(&["lock"]).exits(0);
+    world.build("app.tar");
+    let push = |served: &Served| {
+        world.run(&["push", "app.tar", &served.host, "--key", "airlock.pub", "--json"]).exits(0).json()
+    };
+    let tag = |served: &Served| ask(served, "GET", "/v2/docker.io/library/multi/manifests/1", "", b"");
+    let mut served = Served::store(&world, "store", &[]);
+    push(&served);
+    let index: Value = serde_json::from_slice(&tag(&served).body).expect("an index");
+    let child = index["manifests"][0]["digest"].as_str().expect("a digest").to_owned();
+
+    let blobs = world.path("store/blobs/sha256");
+    let damaged = blobs.join(child.trim_start_matches("sha256:"));
+    let before = names(&blobs).len();
+    let age = || {
+        for name in names(&blobs) {
+            let file = File::options().write(true).open(blobs.join(name)).expect("a blob");
+            file.set_modified(SystemTime::now() - Duration::from_secs(48 * 60 * 60)).expect("made older");
+        }
+    };
+    fs::write(&damaged, b"damaged").expect("written");
+    age();
+    served = started_again(&world, served);
+    assert_eq!(tag(&served).status, 404);
+    assert_eq!(names(&blobs).len(), before, "what may be needed again went");
+    assert_eq!(push(&served)["blobs_sent"], 0);
+    assert_eq!(tag(&served).status, 200);
+    assert_eq!(
+        ask(&served, "GET", &format!("/v2/docker.io/library/multi/manifests/{child}"), "", b"").status,
+        200
+    );
+
+    // A layer that is gone, and what nothing names.
+    let layer = index["manifests"][1]["digest"].as_str().expect("a digest").trim_start_matches("sha256:");
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(blobs.join(layer)).expect("a blob")).expect("JSON");
+    let layer = manifest["layers"][0]["digest"].as_str().expect("a digest").trim_start_matches("sha256:");
+    fs::remove_file(blobs.join(layer)).expect("removed");
+    world.write(&format!("store/blobs/sha256/{}", Digest::of(b"unused").hex()), b"unused");
+    world.write("store/blobs/sha256/.airlock-left", b"by a kill");
+    served = started_again(&world, served);
+    assert_eq!(tag(&served).status, 404);
+    assert_eq!(push(&served)["blobs_sent"], 1);
+    assert_eq!(tag(&served).status, 200);
+    age();
+    served = started_again(&world, served);
+    assert_eq!(tag(&served).status, 200);
+    assert_eq!(names(&blobs).len(), before, "what nothing names stayed");
+}
+
+#[test]
+fn what_is_not_a_store_is_left_as_it_is() {
+    let world = World::new();
+    let start = |store: &str| world.run(&["serve", "--store", store, "--listen", "127.0.0.1:0"]);
     world.image("other", &["linux/amd64"], b"x");
     let before = fs::read(world.path("other/index.json")).expect("an index");
-    start("other").exits(1).says("another tool made it").says("--store");
+    start("other").exits(1).says("another tool's OCI image layout").says("--store");
     assert_eq!(fs::read(world.path("other/index.json")).expect("an index"), before);
     world.write("strange/oci-layout", b"x");
     start("strange").exits(1).says("oci-layout");
-    start("app.tar").exits(1).says("opening store app.tar");
-    world.write("broken/index.json", b"{");
-    start("broken").exits(1).says("index.json").says("hint: restore it");
+    world.write("file", b"x");
+    start("file").exits(1).says("opening store file");
+    world.write("site/uploads/photo", b"x");
+    start("site").exits(1).says("it has files in it, and is no store").says("an empty directory");
+    assert_eq!(names(&world.path("site")), ["uploads"]);
+
+    fs::create_dir_all(world.path("store/lost+found")).expect("a directory");
+    let mut served = Served::store(&world, "store", &[]);
+    put_blob(&served, "a", b"x");
+    signal(&served.process.0, "TERM");
+    assert!(served.process.0.wait().expect("gone").success());
+    let index = fs::read(world.path("store/index.json")).expect("an index");
+    world.write("store/index.json", b"{");
+    start("store").exits(1).says("index.json").says("hint: restore it");
+    fs::remove_file(world.path("store/index.json")).expect("removed");
+    start("store").exits(1).says("it is missing, and there are blobs").says("hint: restore it");
+    world.write("store/index.json", &index);
+    let _served = Served::store(&world, "store", &[]);
 }
 
 #[test]
@@ -343,6 +443,18 @@ fn only_who_logs_in_pushes_and_everybody_pulls_where_that_is_said() {
     push().exits(0);
     assert_eq!(ask(&served, "GET", "/v2/quay.io/a/web/manifests/1.0", "", b"").status, 200);
     assert_eq!(ask(&served, "DELETE", "/v2/quay.io/a/web/manifests/1.0", "", b"").status, 401);
+    // podman and CRI-O, which ask first whether there are logins, and then log in with nothing.
+    let image = format!("docker://{}/quay.io/a/web:1.0", served.host);
+    let no_login = world.path("no-login").display().to_string();
+    world.write("no-login", b"{}");
+    succeed(Command::new("skopeo").args([
+        "inspect",
+        "--raw",
+        "--tls-verify=false",
+        "--authfile",
+        &no_login,
+        &image,
+    ]));
     assert_eq!(
         ask(&served, "GET", "/v2/", "", b"").header("www-authenticate"),
         Some("Basic realm=\"airlock\"")
@@ -365,6 +477,7 @@ fn only_who_logs_in_pushes_and_everybody_pulls_where_that_is_said() {
         .exits(1)
         .says("everybody who reaches it could change what nodes run")
         .says("--htpasswd");
+    assert!(!world.path("open").exists(), "it was refused, and made");
 }
 
 #[test]

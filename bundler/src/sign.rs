@@ -12,6 +12,8 @@ mod signer;
 /// What is behind the name of a file in the name of the one with its signatures.
 pub(crate) const BESIDE: &str = ".sigstore.json";
 
-pub use entry::{ENTRY_SIZE, entry, sign, signature, signer, signer_hint, unsigned, verify, verify_all};
+pub use entry::{
+    ENTRY_SIZE, entry, is_for, sign, signature, signer, signer_hint, unsigned, verify, verify_all,
+};
 pub use key::{PublicKey, SigningKey, write_key_pair};
 pub use signer::Signer;

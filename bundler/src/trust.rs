@@ -5,6 +5,7 @@
 //! anywhere: it is believed as far as the old one's keys say so, and never when it is older.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -18,6 +19,9 @@ use crate::verify::Trust;
 
 /// What a policy says it is, so that nobody's signature over something else passes for one.
 const KIND: &str = "airlock trust policy 1";
+
+/// Permissions of a file with signatures.
+const PUBLIC: u32 = 0o644;
 
 /// A policy as it is written.
 #[derive(Debug, Deserialize)]
@@ -84,6 +88,11 @@ impl Policy {
             return Err(refuse(format!("{} of {} keys can't be required", document.required, keys.len())));
         }
         let Document { serial, required, bundles, minimum_serial, .. } = document;
+        if let Some(name) = minimum_serial.keys().find(|name| !is_for(&bundles, name)) {
+            return Err(refuse(format!(
+                "it has a minimum serial for {name:?}, and is not for bundles of that name"
+            )));
+        }
         Ok(Self { serial, required, bundles, minimum_serial, keys })
     }
 
@@ -113,6 +122,12 @@ impl Policy {
         &self.bundles
     }
 
+    /// The lowest serial that a bundle of a name may have.
+    #[must_use]
+    pub fn minimum_serial(&self) -> &BTreeMap<String, u64> {
+        &self.minimum_serial
+    }
+
     /// Its keys' names, with their ids.
     pub fn keys(&self) -> impl Iterator<Item = (&str, String)> {
         self.keys.iter().map(|(name, key)| (name.as_str(), key.key_id()))
@@ -136,11 +151,7 @@ impl Policy {
         let name = &manifest.name;
         let refuse =
             |why: String| Error::trust(format!("checking bundle {name} against the trust policy"), why);
-        let is_named = |pattern: &String| match pattern.strip_suffix('*') {
-            Some(start) => name.starts_with(start),
-            None => pattern == name,
-        };
-        if !self.bundles.is_empty() && !self.bundles.iter().any(is_named) {
+        if !is_for(&self.bundles, name) {
             return Err(refuse(format!(
                 "bundles of that name are not trusted here, only {}",
                 self.bundles.join(", ")
@@ -154,6 +165,15 @@ impl Policy {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether one of these patterns, if there are any, is for bundles of a name.
+fn is_for(bundles: &[String], name: &str) -> bool {
+    let is_named = |pattern: &String| match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => pattern == name,
+    };
+    bundles.is_empty() || bundles.iter().any(is_named)
 }
 
 /// A policy, and its text as it was read.
@@ -188,13 +208,20 @@ impl Signed {
         Ok(Self { path: path.into(), policy, text, entries })
     }
 
-    /// Adds a signature to those beside it.
+    /// Adds a signature to those beside it, of which go an older one of the same key, and all that are for what it was before it was
+    /// changed.
     ///
     /// # Errors
     /// When it can't be made or written.
     pub fn add(&mut self, signer: &Signer) -> Result<()> {
-        self.entries.extend(signer.entry(self.text.as_bytes())?);
-        put(&beside(&self.path), &self.entries)
+        let added = signer.entry(self.text.as_bytes())?;
+        let by = sign::signer(&added)?;
+        let stays = |entry: &&[u8]| {
+            sign::is_for(entry, self.text.as_bytes()) && sign::signer(entry).is_ok_and(|other| other != by)
+        };
+        let entries = self.entries.chunks(ENTRY_SIZE as usize).filter(stays).chain([added.as_slice()]);
+        self.entries = entries.collect::<Vec<_>>().concat();
+        put(&beside(&self.path), &self.entries, PUBLIC)
     }
 
     /// Puts it in the place of another, if that one's keys say so.
@@ -206,15 +233,24 @@ impl Signed {
         let doing = || format!("replacing {} by {by}", current.display());
         let old = Policy::read(current)?;
         let entries: Vec<&[u8]> = self.entries.chunks(ENTRY_SIZE as usize).collect();
-        sign::verify_all(&entries, self.text.as_bytes(), &old.public_keys(), old.required)
-            .map_err(|e| e.within(doing()))?;
+        sign::verify_all(&entries, self.text.as_bytes(), &old.public_keys(), old.required).map_err(|e| {
+            let beside = beside(&self.path);
+            e.within(doing()).hint(format!(
+                "its signatures are in {}: who holds the keys of the old policy adds them with `airlock trust sign {by}`",
+                beside.display()
+            ))
+        })?;
         let new = self.policy;
         if new.serial <= old.serial {
             let why =
                 format!("its serial is {}, and that of the one that is there {}", new.serial, old.serial);
             return Err(Error::trust(doing(), why).hint("a policy is replaced by a newer one only"));
         }
-        put(current, self.text.as_bytes())?;
+        // Where it is a link, what that leads to; and who may read it still may.
+        let writing = |e| Error::input(doing(), e);
+        let there = current.canonicalize().map_err(writing)?;
+        let mode = there.metadata().map_err(writing)?.permissions().mode() & 0o777;
+        put(&there, self.text.as_bytes(), mode)?;
         Ok(new)
     }
 }
@@ -224,8 +260,8 @@ fn beside(path: &Path) -> PathBuf {
     file::beside(path, sign::BESIDE)
 }
 
-fn put(path: &Path, bytes: &[u8]) -> Result<()> {
-    file::replace(path, bytes, 0o600).map_err(|e| Error::input(format!("writing {}", path.display()), e))
+fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    file::replace(path, bytes, mode).map_err(|e| Error::input(format!("writing {}", path.display()), e))
 }
 
 #[cfg(test)]
@@ -256,6 +292,10 @@ mod tests {
             (policy(1, "required = 3", &[&a, &b]), "3 of 2 keys"),
             (policy(1, "", &[&a, &a]), "are the same key"),
             (policy(1, "required-signatures = 2", &[&a]), "unknown field"),
+            (
+                policy(1, "bundles = [\"app\"]\nminimum-serial = { apq = 5 }", &[&a]),
+                "for \"apq\", and is not for",
+            ),
             (policy(1, "", &[&a]).replace("policy 1", "policy 2"), "its kind is"),
             (policy(1, "", &[&a]).replace("PUBLIC KEY", "PRIVATE KEY"), "this is a private key"),
         ] {
@@ -303,5 +343,19 @@ mod tests {
         sign(reread(&new));
         std::fs::write(&next, policy(6, "", &[&new])).expect("written");
         assert!(replace().expect_err("changed").to_string().contains("does not hold"));
+        // Signed again, it is as good as new; what reads it is what read the old one, by the name that it has.
+        sign(reread(&new));
+        sign(reread(&new));
+        assert_eq!(std::fs::metadata(beside(&next)).expect("signatures").len(), ENTRY_SIZE);
+        let (link, mode) = (dir.path().join("link.toml"), std::fs::Permissions::from_mode(0o640));
+        std::os::unix::fs::symlink(&current, &link).expect("a link");
+        std::fs::set_permissions(&current, mode).expect("permissions");
+        assert_eq!(Signed::read(&next).and_then(|next| next.replace(&link)).expect("replaced").serial(), 6);
+        let there = std::fs::symlink_metadata(&current).expect("the policy");
+        assert_eq!(
+            (Policy::read(&current).expect("it").serial(), there.permissions().mode() & 0o777),
+            (6, 0o640)
+        );
+        assert!(std::fs::symlink_metadata(&link).expect("a link").is_symlink());
     }
 }

@@ -59,7 +59,8 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
 fn show(policy: &Policy, printer: &Printer) -> Result<()> {
     let keys: Vec<_> = policy.keys().map(|(name, id)| serde_json::json!({"name": name, "id": id})).collect();
     let value = serde_json::json!({
-        "serial": policy.serial(), "required": policy.required(), "bundles": policy.bundles(), "keys": keys,
+        "serial": policy.serial(), "required": policy.required(), "bundles": policy.bundles(),
+        "minimum_serial": policy.minimum_serial(), "keys": keys,
     });
     printer.result(&value, || {
         let names = if policy.bundles().is_empty() { "all".to_owned() } else { policy.bundles().join(", ") };
@@ -70,6 +71,9 @@ fn show(policy: &Policy, printer: &Printer) -> Result<()> {
         );
         for (name, id) in policy.keys() {
             text += &format!("{id}  {name}\n");
+        }
+        for (name, serial) in policy.minimum_serial() {
+            text += &format!("bundle {name}: serial {serial} or newer\n");
         }
         text
     })

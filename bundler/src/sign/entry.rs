@@ -196,6 +196,12 @@ pub fn signer(entry: &[u8]) -> Result<String> {
     read(entry).map(|(id, _, _)| id)
 }
 
+/// Whether an entry says that it is for `message`. Not checked.
+#[must_use]
+pub fn is_for(entry: &[u8], message: &[u8]) -> bool {
+    read(entry).is_ok_and(|(_, _, digest_in_it)| digest_in_it == digest(message))
+}
+
 /// The signature in an entry that is in its canonical form: DER, in Base64.
 ///
 /// # Errors

@@ -2,9 +2,10 @@
 //!
 //! A receipt is JSON whose stored bytes are signed, like a bundle's manifest and in the same form; it names its kind, so
 //! that no signature of the one can pass for the other. In the cluster it is a Secret of type [`SECRET_TYPE`] in the
-//! namespace of each release, the newest [`KEPT`] of each bundle.
+//! namespace of each release, the newest [`KEPT`] of each bundle and action.
 //!
-//! Threat model: who can write Secrets in a namespace can take receipts away; without the site's key he can't make one.
+//! Threat model: who can write Secrets in a namespace can take receipts away, and make some that nobody has signed; without the
+//! site's key he can't make one that counts where that key is given.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use serde_json::json;
 use crate::cluster::{Cluster, Metadata};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::file;
 use crate::format::Manifest;
 use crate::install::Installed;
 use crate::reference::{Mapping, Reference};
@@ -28,7 +30,7 @@ pub const KIND: &str = "dev.airlock.receipt";
 pub const VERSION: u32 = 1;
 /// Type of the Secret that keeps one.
 pub const SECRET_TYPE: &str = "airlock.dev/receipt";
-/// How many are kept of a bundle in a namespace.
+/// How many of each action are kept of a bundle in a namespace.
 pub const KEPT: usize = 10;
 /// Keys in the Secret.
 const DOCUMENT: &str = "receipt.json";
@@ -235,16 +237,19 @@ impl Signed {
         Ok(Checked { receipt, signed_by, claims_key })
     }
 
-    /// Writes it to `path`, and its signature beside it, `path` with `.sigstore.json` after it.
+    /// Writes it to `path`, and its signature beside it, `path` with `.sigstore.json` after it; without one, none is there then.
     ///
     /// # Errors
     /// When they can't be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         let writing = |e| Error::unwritable(format!("writing receipt {}", path.display()), e, "--receipt");
-        std::fs::write(path, &self.document).map_err(writing)?;
+        file::replace(path, &self.document, 0o644).map_err(writing)?;
         match &self.signature {
-            Some(signature) => std::fs::write(beside(path), signature).map_err(writing),
-            None => Ok(()),
+            Some(signature) => file::replace(&beside(path), signature, 0o644).map_err(writing),
+            None => match std::fs::remove_file(beside(path)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(writing(e)),
+                _ => Ok(()),
+            },
         }
     }
 
@@ -254,8 +259,8 @@ impl Signed {
     /// When it is not there, or too large.
     pub fn read(path: &Path) -> Result<Self> {
         let reading = |e| Error::input(format!("reading receipt {}", path.display()), e);
-        let document = crate::file::read(path, CAP as u64).map_err(reading)?;
-        let signature = match crate::file::read(&beside(path), sign::ENTRY_SIZE) {
+        let document = file::read(path, CAP as u64).map_err(reading)?;
+        let signature = match file::read(&beside(path), sign::ENTRY_SIZE) {
             Ok(signature) => Some(signature),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => return Err(reading(e)),
@@ -284,9 +289,10 @@ impl Signed {
             let path = secrets(namespace);
             cluster.create(&path, &object).await.map_err(|e| e.within("keeping the receipt"))?;
             let mut kept = found(cluster, namespace).await?;
-            kept.retain(|(_, signed)| {
-                signed.check(&[]).is_ok_and(|checked| checked.receipt.bundle.name == receipt.bundle.name)
-            });
+            // Each action by itself: however often something is rolled back, the last installation is known.
+            let is_same =
+                |other: &Receipt| other.bundle.name == receipt.bundle.name && other.action == receipt.action;
+            kept.retain(|(_, signed)| signed.check(&[]).is_ok_and(|checked| is_same(&checked.receipt)));
             for (old, _) in kept.iter().skip(KEPT) {
                 cluster.delete(&format!("{path}/{old}")).await?;
             }
@@ -296,7 +302,7 @@ impl Signed {
 }
 
 fn beside(path: &Path) -> PathBuf {
-    crate::file::beside(path, sign::BESIDE)
+    file::beside(path, sign::BESIDE)
 }
 
 fn secrets(namespace: &str) -> String {
@@ -335,13 +341,17 @@ async fn found(cluster: &Cluster, namespace: &str) -> Result<Vec<(String, Signed
         .collect())
 }
 
-/// Refuses a bundle that is older than what a receipt of the same bundle says.
+/// Refuses a bundle that is older than the one of its name that was installed last. A rollback is of one release only, and changes
+/// nothing of that.
 ///
 /// # Errors
 /// Of [`crate::Kind::Trust`], with both serials.
 pub fn refuse_older(manifest: &Manifest, receipts: &[Checked]) -> Result<()> {
-    let same = receipts.iter().map(|checked| &checked.receipt).find(|r| r.bundle.name == manifest.name);
-    match same {
+    let mut same = receipts
+        .iter()
+        .map(|checked| &checked.receipt)
+        .filter(|receipt| receipt.bundle.name == manifest.name);
+    match same.find(|receipt| receipt.action == Action::Install) {
         Some(last) if last.bundle.serial > manifest.serial => Err(Error::trust(
             "comparing the bundle with what was installed last",
             format!(
@@ -401,6 +411,9 @@ mod tests {
         let path = dir.path().join("r.json");
         signed.write(&path).expect("written");
         assert_eq!(Signed::read(&path).expect("read"), signed);
+        let unsigned = receipt().sign(None).expect("written");
+        unsigned.write(&path).expect("written");
+        assert_eq!(Signed::read(&path).expect("read"), unsigned, "the other's signature stayed");
         let mapping = checked.receipt.registry.mapping().expect("a mapping");
         assert_eq!(mapping.under("x"), "m/x");
     }
@@ -419,5 +432,33 @@ mod tests {
         assert!(error.to_string().contains("dev.airlock.bundle"), "{error}");
         let text = Signed { document: b"{}".to_vec(), signature: None };
         assert!(text.check(&[]).is_err());
+    }
+
+    #[test]
+    fn what_was_installed_last_counts_and_no_rollback_of_a_part() {
+        let manifest = |serial: u64| {
+            let text = serde_json::json!({
+                "charts": [], "created": "2026-01-01T00:00:00Z", "entries": [], "files": [], "images": [], "format": 1, "kind": crate::format::KIND,
+                "name": "app", "version": "1.0", "serial": serial,
+            });
+            serde_json::from_value::<Manifest>(text).expect("a manifest")
+        };
+        let of = |action, name: &str, serial| {
+            let bundle = Bundle { name: name.into(), serial, ..receipt().bundle };
+            let receipt = Receipt { action, bundle, ..receipt() };
+            Checked { receipt, signed_by: None, claims_key: None }
+        };
+        // Newest first.
+        let receipts = [
+            of(Action::Install, "other", 20),
+            of(Action::Rollback, "app", 5),
+            of(Action::Install, "app", 7),
+            of(Action::Install, "app", 9),
+        ];
+        for serial in [7, 8] {
+            refuse_older(&manifest(serial), &receipts).expect("not older");
+        }
+        assert!(refuse_older(&manifest(6), &receipts).expect_err("older").to_string().contains("serial 7 "));
+        refuse_older(&manifest(1), &receipts[..2]).expect("never installed");
     }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use bundler::audit::{Closure, Looked, Verdict};
 use bundler::receipt;
 use bundler::{Error, Result};
 
-use super::{Kube, Printer, Trusted, mapping};
+use super::{Kube, Printer, Trusted, keys, mapping};
 
 /// Arguments of `audit`.
 #[derive(clap::Args)]
@@ -26,6 +27,9 @@ pub struct Args {
     /// The source's host was left out of the repositories' names.
     #[arg(long, requires = "registry")]
     strip_host: bool,
+    /// Public key (PEM) of the site: only a receipt that it signed says where the registry is.
+    #[arg(long = "site-key", value_name = "FILE", conflicts_with = "registry")]
+    site_keys: Vec<PathBuf>,
     #[command(flatten)]
     kube: Kube,
 }
@@ -37,6 +41,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         bundler::name::namespace(namespace).map_err(|e| Error::input("reading --namespace", e))?;
     }
     let named = args.registry.as_deref().map(|registry| mapping(registry, args.strip_host)).transpose()?;
+    let site_keys = keys::public(&args.site_keys)?;
     let cluster = args.kube.connect().await?;
     let manifest = bundle.manifest();
     let namespaces: Vec<String> = if args.all_namespaces {
@@ -56,7 +61,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let mut mapping = named;
     for namespace in namespaces.iter().filter(|_| !args.all_namespaces) {
         if mapping.is_none()
-            && let Ok(receipts) = receipt::receipts(&cluster, namespace, &[]).await
+            && let Ok(receipts) = receipt::receipts(&cluster, namespace, &site_keys).await
             && let Some(last) = receipts.iter().find(|r| r.receipt.bundle.name == manifest.name)
         {
             mapping = Some(last.receipt.registry.mapping()?);

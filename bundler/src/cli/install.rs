@@ -11,6 +11,7 @@ use bundler::helm::Patience;
 use bundler::install::role::roles;
 use bundler::install::{Install, Installed, RenderJob, Site, Target};
 use bundler::receipt::{self, Receipt, Registry};
+use bundler::sign::SigningKey;
 use bundler::verify::VerifiedBundle;
 use bundler::{Error, Result};
 
@@ -167,7 +168,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     };
     install.check_hooks(&rendered)?;
     if !args.allow_downgrade {
-        refuse_downgrade(&install, &bundle, &cluster).await?;
+        refuse_downgrade(&install, &bundle, &cluster, site_key.as_ref()).await?;
     }
     let pushed = if args.no_push {
         None
@@ -183,7 +184,10 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         ..Patience::default()
     };
     let observer = printer.observer();
-    let installed = install.apply(&airlock, &cluster, &rendered, &patience, &*observer).await?;
+    let (installed, ended) = install.apply(&airlock, &cluster, &rendered, &patience, &*observer).await;
+    if installed.is_empty() && ended.is_err() {
+        return ended;
+    }
     let receipt = Receipt::new(
         bundle.manifest(),
         bundle.bundle().manifest_bytes(),
@@ -196,13 +200,12 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         installed.clone(),
     );
     let signed = receipt.sign(site_key.as_ref())?;
-    if let Some(path) = &args.receipt {
-        signed.write(path)?;
-    }
+    let written = args.receipt.as_deref().map_or(Ok(()), |path| signed.write(path));
     if let Err(error) = signed.keep(&cluster, &receipt).await {
-        printer
-            .warn(&format!("everything is installed, but the receipt is not kept in the cluster: {error}"));
+        printer.warn(&format!("what is installed is, but its receipt is not kept in the cluster: {error}"));
     }
+    // Of what was installed before something failed there is a receipt, too.
+    ended.and(written)?;
     let value = serde_json::json!({
         "pushed": pushed, "pulls": proofs, "releases": installed,
         "rewritten": rendered.iter().map(|r| (r.release.clone(), r.rewritten)).collect::<BTreeMap<_, _>>(),
@@ -230,9 +233,15 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
 }
 
 /// Compares with the newest receipts in the namespaces that are installed into.
-async fn refuse_downgrade(install: &Install<'_>, bundle: &VerifiedBundle, cluster: &Cluster) -> Result<()> {
+async fn refuse_downgrade(
+    install: &Install<'_>,
+    bundle: &VerifiedBundle,
+    cluster: &Cluster,
+    site_key: Option<&SigningKey>,
+) -> Result<()> {
+    let keys: Vec<_> = site_key.iter().map(|key| key.public_key()).collect();
     for namespace in install.namespaces() {
-        let receipts = receipt::receipts(cluster, namespace, &[]).await?;
+        let receipts = receipt::receipts(cluster, namespace, &keys).await?;
         receipt::refuse_older(bundle.manifest(), &receipts)?;
     }
     Ok(())

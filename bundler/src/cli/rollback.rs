@@ -64,7 +64,9 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let known =
         helm.last(place).await?.ok_or_else(|| Error::cluster(doing(), "helm does not know it afterwards"))?;
     let manifest = Digest::of(&helm.manifest(place).await?);
-    let receipts = receipt::receipts(&cluster, namespace, &[]).await.unwrap_or_default();
+    // What the site's key is to vouch for, it has vouched for before.
+    let keys: Vec<_> = site_key.iter().map(|key| key.public_key()).collect();
+    let receipts = receipt::receipts(&cluster, namespace, &keys).await.unwrap_or_default();
     // A rolled-back release has the very manifests that some install left.
     let before = receipts.iter().find_map(|checked| {
         let was = checked.receipt.release(&args.release, namespace)?;
@@ -79,9 +81,12 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
             }
             from = Some(receipt.bundle.clone());
         }
-        None => printer.warn(
-            "no receipt in the namespace is of these manifests: airlock has not installed them, or its receipts are gone",
-        ),
+        None => printer.warn(if keys.is_empty() {
+            "no receipt in the namespace is of these manifests: airlock has not installed them, or its receipts are gone"
+        } else {
+            "no receipt in the namespace that the site's key has signed is of these manifests: airlock has not installed them, or \
+             without that key, or its receipts are gone"
+        }),
     }
     let value = serde_json::json!({
         "release": args.release, "namespace": namespace, "revision": known.revision, "manifest": manifest, "bundle": from,

@@ -47,7 +47,7 @@ pub struct Installed {
 }
 
 impl Install<'_> {
-    /// Installs every chart, in the bundle's order. `airlock` is our own program, which helm runs.
+    /// Installs every chart, in the bundle's order; those that were, and how it ended. `airlock` is our own program, which helm runs.
     ///
     /// # Errors
     /// When the post-renderer refuses, or helm fails: the text says which releases are installed, and how the failed one
@@ -59,7 +59,21 @@ impl Install<'_> {
         rendered: &[Rendered],
         patience: &Patience,
         observer: &dyn Observer,
-    ) -> Result<Vec<Installed>> {
+    ) -> (Vec<Installed>, Result<()>) {
+        let mut installed = Vec::new();
+        let ended = self.apply_each(airlock, cluster, rendered, patience, observer, &mut installed).await;
+        (installed, ended)
+    }
+
+    async fn apply_each(
+        &self,
+        airlock: &Path,
+        cluster: &Cluster,
+        rendered: &[Rendered],
+        patience: &Patience,
+        observer: &dyn Observer,
+        installed: &mut Vec<Installed>,
+    ) -> Result<()> {
         let job = self.directory.path().join("render.json");
         let writing = || format!("writing {}", job.display());
         let text = serde_json::to_vec(&self.job).map_err(|e| Error::input(writing(), e))?;
@@ -70,7 +84,6 @@ impl Install<'_> {
             directory: self.directory.path().into(),
         };
         let mut stop = Stop::listen()?;
-        let mut installed = Vec::new();
         for (chart, rendered) in self.charts.iter().zip(rendered) {
             let name = &chart.chart.release;
             let objects = objects(&rendered.manifests).0;
@@ -95,11 +108,11 @@ impl Install<'_> {
                 Ok(done) => installed.push(done),
                 Err(error) => {
                     let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
-                    return Err(self.failed(&error, chart, &installed, &last, patience).await);
+                    return Err(self.failed(&error, chart, installed, &last, patience).await);
                 }
             }
         }
-        Ok(installed)
+        Ok(())
     }
 
     /// Never ends.

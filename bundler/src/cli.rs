@@ -248,11 +248,11 @@ struct Trusted {
     signed: Signed,
 }
 
-/// Whose signature counts.
+/// Whose signature counts. What the command line says comes before the environment.
 #[derive(Args)]
 struct Signed {
-    /// Public key (PEM) of who built it; any of several.
-    #[arg(long = "key", value_name = "FILE", env = "AIRLOCK_KEY")]
+    /// Public key (PEM) of who built it; any of several. AIRLOCK_KEY names one where nothing here says whose signature counts.
+    #[arg(long = "key", value_name = "FILE")]
     keys: Vec<PathBuf>,
     /// Take the bundle whoever signed it, or nobody. Damage is still found, malice is not.
     #[arg(long, conflicts_with = "keys")]
@@ -260,18 +260,21 @@ struct Signed {
     /// How many of the keys must have signed it.
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "insecure_skip_verify")]
     require_signatures: usize,
-    /// The site's trust policy instead: which keys, how many of them, for which bundles (see `airlock trust`).
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "AIRLOCK_TRUST",
-        conflicts_with_all = ["keys", "insecure_skip_verify", "require_signatures"]
-    )]
+    /// The site's trust policy instead: which keys, how many of them, for which bundles (see `airlock trust`). AIRLOCK_TRUST names it
+    /// where nothing here says whose signature counts, before AIRLOCK_KEY.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["keys", "insecure_skip_verify", "require_signatures"])]
     trust: Option<PathBuf>,
     /// A signature over airlock.json that lies beside the bundle (DER or Base64, as `cosign sign-blob` and `airlock sign --output`
     /// write it): it counts as if it were in the bundle; several are possible.
     #[arg(long = "signature", value_name = "FILE", conflicts_with = "insecure_skip_verify")]
     signatures: Vec<PathBuf>,
+}
+
+/// Who is said to be trusted.
+enum Whose {
+    Policy(PathBuf),
+    Keys(Vec<PathBuf>),
+    Anybody,
 }
 
 /// The site's registry, and how images are called there.
@@ -303,27 +306,44 @@ impl Trusted {
 }
 
 impl Signed {
-    /// Whether anything says whose signature counts, or that nobody's does.
-    fn is_given(&self) -> bool {
-        self.insecure_skip_verify || self.trust.is_some() || !self.keys.is_empty()
+    /// None if nothing says it.
+    fn whose(&self) -> Option<Whose> {
+        let named = |name| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+        match (&self.trust, self.keys.as_slice()) {
+            _ if self.insecure_skip_verify => Some(Whose::Anybody),
+            (Some(policy), _) => Some(Whose::Policy(policy.clone())),
+            (None, []) => {
+                let keys = || named("AIRLOCK_KEY").map(|key| Whose::Keys(vec![key]));
+                named("AIRLOCK_TRUST").map(Whose::Policy).or_else(keys)
+            }
+            (None, keys) => Some(Whose::Keys(keys.to_vec())),
+        }
     }
 
     /// Opens a bundle, if it is signed so.
     fn open(&self, path: &Path, printer: &Printer) -> Result<VerifiedBundle> {
-        if !self.is_given() {
-            let action = format!("verifying bundle {}", path.display());
-            return Err(Error::input(action, "nobody says whose signature counts").hint(
-                "give the public key of who built it with --key FILE, or the site's policy with --trust FILE",
-            ));
-        }
-        let policy = self.trust.as_deref().map(Policy::read).transpose()?;
-        let trust = policy.as_ref().map_or_else(|| self.trust(printer), |policy| Ok(policy.trust()))?;
+        let mut policy = None;
+        let trust = match self.whose() {
+            Some(Whose::Policy(path)) => policy.insert(Policy::read(&path)?).trust(),
+            Some(Whose::Keys(keys)) => self.keys(&keys)?,
+            Some(Whose::Anybody) => {
+                printer.warn(
+                    "the signature is NOT checked (--insecure-skip-verify): anybody may have made this bundle",
+                );
+                Trust::InsecureSkipVerify
+            }
+            None => {
+                let action = format!("verifying bundle {}", path.display());
+                return Err(Error::input(action, "nobody says whose signature counts").hint(
+                    "give the public key of who built it with --key FILE, or the site's policy with --trust FILE",
+                ));
+            }
+        };
         let mut bundle = Bundle::open(path)?;
         if let Trust::Keys { keys, .. } = &trust {
             for beside in &self.signatures {
-                bundle
-                    .take_signature(&sign::detached(beside)?, keys)
-                    .map_err(|e| e.within(format!("taking signature {}", beside.display())))?;
+                let taken = bundle.take_signature(&sign::detached(beside)?, keys);
+                taken.map_err(|e| e.within(format!("taking signature {}", beside.display())))?;
             }
         }
         let bundle = bundle.verify(&trust)?;
@@ -331,15 +351,8 @@ impl Signed {
         Ok(bundle)
     }
 
-    /// Without a policy.
-    fn trust(&self, printer: &Printer) -> Result<Trust> {
-        if self.insecure_skip_verify {
-            printer.warn(
-                "the signature is NOT checked (--insecure-skip-verify): anybody may have made this bundle",
-            );
-            return Ok(Trust::InsecureSkipVerify);
-        }
-        let (keys, required) = (keys::public(&self.keys)?, self.require_signatures);
+    fn keys(&self, paths: &[PathBuf]) -> Result<Trust> {
+        let (keys, required) = (keys::public(paths)?, self.require_signatures);
         if !(1..=keys.len()).contains(&required) {
             let why = format!("{required} of {} keys can't have signed it", keys.len());
             return Err(Error::input("reading --require-signatures", why).hint("give each key with --key"));

@@ -78,6 +78,10 @@ pub async fn push(
     futures_util::stream::iter(blobs.iter().map(Ok))
         .try_for_each_concurrent(client.transfers(), |blob| push.blob(blob, &missing))
         .await?;
+    // An index of nothing waits for no blob.
+    for missing in missing.iter().filter(|missing| missing.blobs.is_empty()) {
+        push.complete(missing).await?;
+    }
     progress.end();
     referrers::list(bundle, client, mapping).await?;
     Ok(Pushed {

@@ -231,8 +231,13 @@ impl Repository {
         let media_type = HeaderValue::from_str(media_type);
         call.headers.insert(CONTENT_TYPE, media_type.map_err(|e| Error::input(action.as_str(), e))?);
         call.body = bytes;
-        let accepted = [StatusCode::CREATED, StatusCode::OK];
+        let accepted = [StatusCode::CREATED, StatusCode::OK, StatusCode::NOT_FOUND];
         let response = self.request(&action, Access::Push, &call, &accepted).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            let hint = "what it names may be gone again: run the same command again; some registries want a project or repository to be \
+                        made first";
+            return Err(self.refused(response, &action, &call.url).await.hint(hint));
+        }
         match declared_digest(response.headers()) {
             Some(stored) if stored != digest => Err(mismatch(&action, &digest, &stored)),
             _ => Ok(()),

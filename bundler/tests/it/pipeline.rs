@@ -261,6 +261,28 @@ fn a_bundle_says_what_is_in_it_and_what_it_was_made_of() {
 }
 
 #[test]
+fn an_index_of_nothing_is_pushed_too() {
+    let world = World::new();
+    let root = world.path("empty");
+    let none = serde_json::json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []});
+    let none = blob(&root, "application/vnd.oci.image.index.v1+json", none.to_string().as_bytes());
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [none]});
+    world.write("empty/index.json", index.to_string().as_bytes());
+    world.write("empty/oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
+    world.write(
+        "bundle.toml",
+        b"name = \"app\"\nversion = \"1.0.0\"\nplatforms = [\"all\"]\n[[image]]\nref = \"empty:1\"\nfrom = \"oci:empty\"\n",
+    );
+    world.keys("airlock");
+    world.run(&["lock"]).exits(0);
+    world.build("app.tar");
+    let served = Served::store(&world, "store", &[]);
+    let push = ["push", "app.tar", &served.host, "--key", "airlock.pub", "--json"];
+    assert_eq!(world.run(&push).exits(0).json()["unchanged"], 0);
+    assert_eq!(world.run(&push).exits(0).json()["unchanged"], 1);
+}
+
+#[test]
 fn licences_are_pinned_as_images_and_charts_say_them() {
     let world = World::new();
     world.image("plain", &["linux/amd64"], b"x");

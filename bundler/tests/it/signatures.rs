@@ -210,12 +210,20 @@ fn a_policy_says_whose_signatures_count_and_for_what() {
     verify().exits(0);
     let from_environment = world.command(&["verify", "app.tar"]).env("AIRLOCK_TRUST", "trust.toml").output();
     assert!(from_environment.expect("airlock").status.success());
+    // What is said comes before what stands in the environment.
+    for said in [&["--key", "airlock.pub"][..], &["--trust", "trust.toml"], &["--insecure-skip-verify"]] {
+        let mut verify = world.command(&[&["verify", "app.tar"], said].concat());
+        verify.env("AIRLOCK_TRUST", "none.toml").env("AIRLOCK_KEY", "none.pub");
+        assert!(verify.output().expect("airlock").status.success(), "{said:?}");
+    }
     policy(&world, "trust.toml", 1, "bundles = [\"other-*\", \"ap\"]", &["airlock"]);
     verify().exits(2).says("not trusted here, only other-*, ap");
     policy(&world, "trust.toml", 1, "minimum-serial = { app = 2 }", &["airlock"]);
     verify().exits(2).says("its serial is 1, and 2 at least is wanted");
     policy(&world, "trust.toml", 1, "minimum-serial = { app = 1, other = 9 }", &["airlock"]);
     verify().exits(0);
+    let shown = world.run(&["trust", "show", "trust.toml"]).exits(0).stdout;
+    assert!(shown.ends_with("bundle app: serial 1 or newer\nbundle other: serial 9 or newer\n"), "{shown}");
     world.run(&["verify", "app.tar", "--trust", "trust.toml", "--key", "airlock.pub"]).exits(1);
     world.write("trust.toml", b"keys = 1");
     verify().exits(1).says("reading trust.toml");

@@ -66,6 +66,8 @@ type Stream = Pin<Box<TimeoutStream<TcpStream>>>;
 pub struct Registry {
     content: Content,
     logins: Option<Logins>,
+    /// How it is spoken to, `http` or `https`.
+    scheme: &'static str,
 }
 
 impl Registry {
@@ -74,7 +76,7 @@ impl Registry {
     /// # Errors
     /// When a manifest of a bundle can't be read.
     pub fn of_bundles(bundles: Vec<Arc<VerifiedBundle>>) -> Result<Self> {
-        Ok(Self { content: Content::Bundles(Bundles::new(bundles)?), logins: None })
+        Ok(Self { content: Content::Bundles(Bundles::new(bundles)?), logins: None, scheme: "http" })
     }
 
     /// What is in the directory `store`, an OCI image layout that is made if there is none, and what is pushed to it.
@@ -82,7 +84,7 @@ impl Registry {
     /// # Errors
     /// When it can't be written to, is another's, or is used by another process.
     pub fn of_store(store: &Path) -> Result<Self> {
-        Ok(Self { content: Content::Store(Arc::new(Store::open(store)?)), logins: None })
+        Ok(Self { content: Content::Store(Arc::new(Store::open(store)?)), logins: None, scheme: "http" })
     }
 
     /// Answers only who logs in.
@@ -93,7 +95,7 @@ impl Registry {
 
     async fn answer(&self, request: &Request<'_>, body: write::Incoming) -> Response<Body> {
         if let Some(logins) = &self.logins
-            && let Some(refused) = logins.refuse(request).await
+            && let Some(refused) = logins.refuse(request, self.scheme).await
         {
             return refused;
         }
@@ -147,6 +149,7 @@ impl Server {
 
     /// Serves `registry` until `stop` is ready; then lets connections finish for a while.
     pub async fn run(self, registry: Registry, stop: impl Future<Output = ()>) {
+        let registry = Registry { scheme: if self.tls.is_some() { "https" } else { "http" }, ..registry };
         if let Content::Store(store) = &registry.content {
             tokio::spawn(sweep(Arc::downgrade(store)));
         }

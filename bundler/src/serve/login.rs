@@ -1,4 +1,7 @@
-//! Who may: users of an htpasswd file, by HTTP's basic authentication (RFC 7617).
+//! Who may: users of an htpasswd file, by HTTP's basic authentication (RFC 7617); or, where everybody may pull, by tokens
+//! (distribution's "Token Authentication Specification"), since Docker asks for nothing without one once it has seen a login.
+//!
+//! Threat model: tokens are random, as good as a password, and good until the process ends.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -10,7 +13,7 @@ use tokio::sync::Semaphore;
 use warp::http::{Method, Response, StatusCode};
 
 use super::request::Request;
-use super::response::{Body, Refusal, set};
+use super::response::{Body, Refusal, full, set};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::file;
@@ -18,11 +21,17 @@ use crate::file;
 /// How many logins may wait to be checked.
 const WAITING: usize = 32;
 
+/// Where tokens are given out.
+const TOKENS: &str = "/token";
+/// How long clients are to use a token, in seconds.
+const TOKEN_LIFE: u64 = 60 * 60;
+
 /// Users, and what they need not log in for.
 pub struct Logins {
     /// Hashes of passwords, by user.
     users: HashMap<String, String>,
-    anonymous_pull: bool,
+    /// Where everybody may pull: a token for who did not log in, and one for who did.
+    tokens: Option<[String; 2]>,
     /// Digests of what was right before: bcrypt takes a tenth of a second, and clients say it with every request.
     known: Mutex<HashSet<Digest>>,
     /// Whoever guesses passwords takes one core at most, also when he hangs up.
@@ -36,6 +45,8 @@ pub struct Logins {
 enum Known {
     Right,
     Wrong,
+    /// There is none.
+    Nobody,
     /// Too many wait to be told.
     Busy,
 }
@@ -68,44 +79,73 @@ impl Logins {
         if users.is_empty() {
             return Err(Error::input(action(), "it has no user").hint("add one with `htpasswd -B`"));
         }
+        let tokens = anonymous_pull.then(|| Ok([token()?, token()?])).transpose();
+        let tokens = tokens.map_err(|e: getrandom::Error| Error::input("making a token", e.to_string()))?;
         Ok(Self {
             users,
-            anonymous_pull,
+            tokens,
             known: Mutex::default(),
             turn: Arc::new(Semaphore::new(1)),
             waiting: Semaphore::new(WAITING),
         })
     }
 
-    /// Nothing, if the request may be answered; else what is said instead.
-    pub(super) async fn refuse(&self, request: &Request<'_>) -> Option<Response<Body>> {
+    /// Nothing, if the request may be answered; else what is said instead. `scheme` is how it came, `http` or `https`.
+    pub(super) async fn refuse(&self, request: &Request<'_>, scheme: &str) -> Option<Response<Body>> {
         let is_read = matches!(*request.method, Method::GET | Method::HEAD);
-        // podman and CRI-O log in with nothing where they have no login.
-        let is_nobody = |given: &&str| {
-            credentials(given).is_some_and(|(user, password)| user.is_empty() && password.is_empty())
+        let given = request.header("authorization");
+        let Some([anonymous, of_user]) = &self.tokens else {
+            let known = match given {
+                None => Known::Nobody,
+                Some(given) => self.check(given).await,
+            };
+            return self.answer(known, request, scheme);
         };
-        let given = request.header("authorization").filter(|given| !is_nobody(given));
+        let bearer = given.and_then(|given| parameter(given, "bearer"));
+        // Compared by their digests: how long that takes tells nothing of a token.
+        let is = |token: &str| {
+            bearer.is_some_and(|given| Digest::of(given.as_bytes()) == Digest::of(token.as_bytes()))
+        };
         // Asked for without a login, the API itself says whether there are logins: clients find out there.
-        let is_asking = matches!(request.path, "/v2" | "/v2/") && request.header("authorization").is_none();
-        if is_read && self.anonymous_pull && given.is_none() && !is_asking {
-            return None;
+        let is_asking = matches!(request.path, "/v2" | "/v2/");
+        let known = match given {
+            _ if is(of_user) => Known::Right,
+            _ if is(anonymous) && is_read => Known::Right,
+            None if request.path == TOKENS => return Some(granted(anonymous)),
+            None if is_read && !is_asking => Known::Right,
+            None => Known::Nobody,
+            Some(_) if bearer.is_some() => Known::Nobody,
+            Some(given) => self.check(given).await,
+        };
+        match known {
+            Known::Right if request.path == TOKENS => Some(granted(of_user)),
+            known => self.answer(known, request, scheme),
         }
-        let why = match given {
-            None => "log in first",
-            Some(given) => match self.check(given).await {
-                Known::Right => return None,
-                Known::Wrong => "user or password is wrong",
-                Known::Busy => {
-                    let why = "too many log in at this moment";
-                    let mut response =
-                        Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", why).response();
-                    set(&mut response, "retry-after", "2");
-                    return Some(response);
-                }
-            },
+    }
+
+    fn answer(&self, known: Known, request: &Request<'_>, scheme: &str) -> Option<Response<Body>> {
+        let why = match known {
+            Known::Right => return None,
+            Known::Nobody => "log in first",
+            Known::Wrong => "user or password is wrong",
+            Known::Busy => {
+                let why = "too many log in at this moment";
+                let mut response =
+                    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", why).response();
+                set(&mut response, "retry-after", "2");
+                return Some(response);
+            }
         };
         let mut response = Refusal::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", why).response();
-        set(&mut response, "www-authenticate", "Basic realm=\"airlock\"");
+        // Who does not say by which name we are reached can't be told where tokens are.
+        let host = request.header("host").filter(|_| self.tokens.is_some());
+        let host =
+            host.filter(|host| host.bytes().all(|b| b.is_ascii_alphanumeric() || b".:-_[]".contains(&b)));
+        let challenge = host.map_or_else(
+            || "Basic realm=\"airlock\"".to_owned(),
+            |host| format!("Bearer realm=\"{scheme}://{host}{TOKENS}\",service=\"airlock\""),
+        );
+        set(&mut response, "www-authenticate", &challenge);
         Some(response)
     }
 
@@ -140,13 +180,27 @@ impl Logins {
     }
 }
 
+fn token() -> std::result::Result<String, getrandom::Error> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)?;
+    Ok(hex::encode(bytes))
+}
+
+/// The answer of a token server.
+fn granted(token: &str) -> Response<Body> {
+    let value = serde_json::json!({"token": token, "access_token": token, "expires_in": TOKEN_LIFE});
+    full(StatusCode::OK, "application/json", value.to_string())
+}
+
+/// What follows the scheme of an `Authorization` header, if it is that one.
+fn parameter<'a>(header: &'a str, scheme: &str) -> Option<&'a str> {
+    let (found, rest) = header.split_once(' ')?;
+    found.eq_ignore_ascii_case(scheme).then_some(rest.trim())
+}
+
 /// User and password of an `Authorization` header.
 fn credentials(header: &str) -> Option<(String, Vec<u8>)> {
-    let (scheme, encoded) = header.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = STANDARD.decode(encoded.trim()).ok()?;
+    let decoded = STANDARD.decode(parameter(header, "basic")?).ok()?;
     let at = decoded.iter().position(|byte| *byte == b':')?;
     Some((String::from_utf8(decoded[..at].to_vec()).ok()?, decoded[at + 1..].to_vec()))
 }
@@ -166,14 +220,20 @@ mod tests {
         Logins::read(file.path(), anonymous_pull)
     }
 
-    async fn status(logins: &Logins, method: Method, path: &str, login: Option<&str>) -> u16 {
+    async fn answer(logins: &Logins, method: Method, path: &str, login: Option<String>) -> Response<Body> {
         let mut headers = HeaderMap::new();
+        headers.insert("host", "r.example:5000".parse().expect("a header"));
         if let Some(login) = login {
-            let value = format!("Basic {}", STANDARD.encode(login));
-            headers.insert("authorization", value.parse().expect("a header"));
+            headers.insert("authorization", login.parse().expect("a header"));
         }
         let request = Request { method: &method, path, query: "", headers: &headers };
-        logins.refuse(&request).await.map_or(200, |response| response.status().as_u16())
+        let ok = || full(StatusCode::OK, "text/plain", "");
+        logins.refuse(&request, "https").await.unwrap_or_else(ok)
+    }
+
+    async fn status(logins: &Logins, method: Method, path: &str, login: Option<&str>) -> u16 {
+        let login = login.map(|login| format!("Basic {}", STANDARD.encode(login)));
+        answer(logins, method, path, login).await.status().as_u16()
     }
 
     #[tokio::test]
@@ -191,14 +251,45 @@ mod tests {
         }
         assert_eq!(status(&pull, Method::GET, "/v2/a/tags/list", None).await, 200);
         assert_eq!(status(&pull, Method::GET, "/v2/", None).await, 401);
-        // Who logs in with nothing is nobody.
-        for path in ["/v2/", "/v2/a/tags/list"] {
-            assert_eq!(status(&pull, Method::GET, path, Some(":")).await, 200);
-            assert_eq!(status(&all, Method::GET, path, Some(":")).await, 401);
+    }
+
+    #[tokio::test]
+    async fn where_everybody_pulls_there_are_tokens() {
+        let hash = bcrypt::hash("secret", 4).expect("a hash");
+        let all = logins(&format!("ann:{hash}\n"), false).expect("logins");
+        let pull = logins(&format!("ann:{hash}"), true).expect("logins");
+        let challenge = |response: &Response<Body>| {
+            response.headers()["www-authenticate"].to_str().expect("text").to_owned()
+        };
+        let asked = answer(&pull, Method::GET, "/v2/", None).await;
+        assert_eq!(challenge(&asked), "Bearer realm=\"https://r.example:5000/token\",service=\"airlock\"");
+        let asked = answer(&all, Method::GET, "/v2/", None).await;
+        assert_eq!(challenge(&asked), "Basic realm=\"airlock\"");
+        assert_eq!(answer(&all, Method::GET, TOKENS, None).await.status(), 401);
+
+        let given = async |login: Option<&str>| {
+            let login = login.map(|login| format!("Basic {}", STANDARD.encode(login)));
+            let Body::Full(bytes) = answer(&pull, Method::GET, TOKENS, login).await.into_body() else {
+                panic!("a blob")
+            };
+            let value: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+            value["token"].as_str().map(|token| format!("Bearer {token}"))
+        };
+        let (anonymous, of_ann) =
+            (given(None).await.expect("a token"), given(Some("ann:secret")).await.expect("a token"));
+        assert_eq!(given(Some("ann:wrong")).await, None);
+        for (method, path, token, expected) in [
+            (Method::GET, "/v2/", &anonymous, 200),
+            (Method::GET, "/v2/a/tags/list", &anonymous, 200),
+            (Method::PUT, "/v2/a/manifests/1", &anonymous, 401),
+            (Method::GET, "/v2/", &of_ann, 200),
+            (Method::PUT, "/v2/a/manifests/1", &of_ann, 200),
+            (Method::DELETE, "/v2/a/manifests/1", &"Bearer x".to_owned(), 401),
+            (Method::GET, "/v2/", &"Bearer x".to_owned(), 401),
+        ] {
+            assert_eq!(answer(&pull, method, path, Some(token.clone())).await.status(), expected, "{path}");
         }
-        assert_eq!(status(&pull, Method::PUT, "/v2/a/manifests/1", Some(":")).await, 401);
-        // Who says who he is, is checked.
-        assert_eq!(status(&pull, Method::GET, "/v2/a/tags/list", Some("ann:wrong")).await, 401);
+        assert_eq!(answer(&all, Method::GET, "/v2/", Some(of_ann)).await.status(), 401);
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{AtEnd, BUSYBOX, HELLO, part, path, sha256, shared, tool, upstream};
+use crate::parts::LOGIN;
 use crate::world::{Served, World};
 
 #[test]
@@ -60,6 +61,35 @@ fn what_other_tools_push_they_find_again_and_so_does_who_reads_the_directory() {
     tool(&here, "docker", &["push", &name]).exits(0);
     tool(&here, "docker", &remove).exits(0);
     tool(&here, "docker", &["pull", &name]).exits(0);
+}
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn docker_pulls_what_everybody_may_and_pushes_when_it_is_logged_in() {
+    let world = World::new();
+    let here = world.path("");
+    let hash = tool(&here, "htpasswd", &["-nbBC", "5", LOGIN.0, LOGIN.1]).exits(0).stdout;
+    world.write("users", hash.as_bytes());
+    let served = Served::store(&world, "store", &["--htpasswd", &path(&world, "users"), "--anonymous-pull"]);
+    let (logged_in, nobody) = (path(&world, "logged-in"), path(&world, "nobody"));
+    let docker = |config: &str, args: &[&str]| tool(&here, "docker", &[&["--config", config], args].concat());
+
+    let name = format!("{}/team/open:1", served.host);
+    tool(&here, "docker", &["tag", HELLO, &name]).exits(0);
+    let remove = ["image", "rm", name.as_str()];
+    let _untag = AtEnd("docker", &remove);
+    docker(&nobody, &["push", &name]).exits(1).says("log in first");
+    docker(&logged_in, &["login", "--username", LOGIN.0, "--password", "wrong", &served.host]).exits(1);
+    docker(&logged_in, &["login", "--username", LOGIN.0, "--password", LOGIN.1, &served.host]).exits(0);
+    docker(&logged_in, &["push", &name]).exits(0);
+    tool(&here, "docker", &remove).exits(0);
+    docker(&nobody, &["pull", &name]).exits(0);
+
+    world.write("no-login", b"{}");
+    let image = format!("docker://{name}");
+    let no_login = ["--tls-verify=false", "--authfile", &path(&world, "no-login"), &image];
+    tool(&here, "skopeo", &[&["inspect", "--raw"], &no_login[..]].concat()).exits(0);
+    tool(&here, "skopeo", &[&["delete"], &no_login[..]].concat()).exits(1);
 }
 
 /// The web chart's file.

@@ -10,6 +10,8 @@ use crate::verify::{VerifiedBundle, chart_content};
 
 /// Name of the file that a bundle carries helm as.
 const HELM_FILE: &str = "helm";
+/// Largest program in an archive of helm's, in bytes.
+const HELM_CAP: u64 = 1 << 30;
 
 /// Unpacks one chart to `directory`, which is made.
 pub(super) fn unpack<'a>(
@@ -69,6 +71,10 @@ pub(super) fn carried_helm(bundle: &VerifiedBundle, directory: &Path) -> Result<
         for entry in archive.entries().map_err(unpacking)? {
             let mut entry = entry.map_err(unpacking)?;
             if entry.header().entry_type().is_file() && entry.path().is_ok_and(|p| p.ends_with(HELM_FILE)) {
+                if entry.size() > HELM_CAP {
+                    let why = format!("its program has {} bytes, and may have {HELM_CAP}", entry.size());
+                    return Err(Error::input("unpacking the bundle's helm", why));
+                }
                 let mut target = std::fs::File::create(&path).map_err(unpacking)?;
                 std::io::copy(&mut entry, &mut target).map_err(unpacking)?;
                 found = true;

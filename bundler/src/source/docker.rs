@@ -25,6 +25,10 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 /// Longest chain of links that is followed.
 const LINKS_CAP: usize = 32;
+/// Most that a compressed layer unpacks to: so many bytes,
+const UNPACKED: u64 = 1 << 30;
+/// or so many times its size, whichever is more.
+const RATIO: u64 = 256;
 
 /// Opens an image of a file that `docker save` wrote; converts it unless `cache` has it.
 pub(super) fn open_archive(
@@ -261,7 +265,13 @@ fn uncompressed<'c>(
     let mut found = part.digest();
     if magic == b"\x1f\x8b" {
         let mut writer = cache.writer()?;
-        writer.copy(&mut flate2::read::MultiGzDecoder::new(file), failed)?;
+        let most = UNPACKED.max(part.size() * RATIO);
+        let mut unpacked = flate2::read::MultiGzDecoder::new(file).take(most + 1);
+        writer.copy(&mut unpacked, failed)?;
+        if unpacked.limit() == 0 {
+            let why = format!("layer {diff_id} unpacks to more than {most} bytes, {RATIO} times its size");
+            return Err(Error::trust(action, why));
+        }
         let plain = writer.finish();
         if plain.digest() == *diff_id {
             return Ok(plain);

@@ -57,8 +57,18 @@ fn a_bundle_is_installed_upgraded_rolled_back_and_removed() {
     let diff = site.install("2.tar", &["--preflight", "--diff", "--set", "label=two"]).exits(0).stdout;
     assert!(diff.contains("release web in inst-life (revision 1 now): 0 objects added, 2 changed"), "{diff}");
     assert!(diff.contains("-  label: one\n+  label: two\n"), "{diff}");
+    // Somebody who can write Secrets says that a newer one is there, from elsewhere.
+    let mut forged = done["receipt"].clone();
+    forged["bundle"]["serial"] = 99.into();
+    forged["registry"]["target"] = "evil.example".into();
+    site.world.write("forged.json", forged.to_string().as_bytes());
+    let file = format!("receipt.json={}", site.world.path("forged.json").display());
+    let secret =
+        ["create", "secret", "generic", "forged", "--type", "airlock.dev/receipt", "--from-file", &file];
+    site.kubectl(&[&secret[..], &["--namespace", &site.namespace]].concat());
+    site.install("2.tar", &["--wait"]).exits(2).says("serial 99");
     site.install("2.tar", &["--site-key", "site.key", "--wait", "--set", "label=two"]).exits(0);
-    site.install("1.tar", &[]).exits(2).says("--allow-downgrade");
+    site.install("1.tar", &["--site-key", "site.key"]).exits(2).says("--allow-downgrade");
 
     let back =
         ["rollback", "web", "--namespace", &site.namespace, "--wait", "--site-key", "site.key", "--json"];

@@ -184,7 +184,8 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         ..Patience::default()
     };
     let observer = printer.observer();
-    let (installed, ended) = install.apply(&airlock, &cluster, &rendered, &patience, &*observer).await;
+    let mut installed = Vec::new();
+    let ended = install.apply(&airlock, &cluster, &rendered, &patience, &*observer, &mut installed).await;
     if installed.is_empty() && ended.is_err() {
         return ended;
     }

@@ -47,25 +47,13 @@ pub struct Installed {
 }
 
 impl Install<'_> {
-    /// Installs every chart, in the bundle's order; those that were, and how it ended. `airlock` is our own program, which helm runs.
+    /// Installs every chart, in the bundle's order, and adds each to `installed` when it is, also if a later one fails. `airlock` is our
+    /// own program, which helm runs.
     ///
     /// # Errors
     /// When the post-renderer refuses, or helm fails: the text says which releases are installed, and how the failed one
     /// was left.
     pub async fn apply(
-        &self,
-        airlock: &Path,
-        cluster: &Cluster,
-        rendered: &[Rendered],
-        patience: &Patience,
-        observer: &dyn Observer,
-    ) -> (Vec<Installed>, Result<()>) {
-        let mut installed = Vec::new();
-        let ended = self.apply_each(airlock, cluster, rendered, patience, observer, &mut installed).await;
-        (installed, ended)
-    }
-
-    async fn apply_each(
         &self,
         airlock: &Path,
         cluster: &Cluster,

@@ -17,6 +17,8 @@ use crate::source::{Transport, TransportError};
 
 /// Largest values file that is read, in bytes.
 const VALUES_CAP: u64 = 4 << 20;
+/// Largest file that is fetched, in bytes.
+const FILE_CAP: u64 = 64 << 30;
 
 /// The source of an image: its registry, or what `from` says.
 ///
@@ -88,32 +90,42 @@ async fn oci_chart(from: &str, reference: &str, sources: &Sources<'_>) -> Result
     Ok(Chart { manifest: manifest.bytes.into(), config: config.into(), ..chart })
 }
 
-/// A file by URL or path, hashed; its size in bytes. What comes from a URL is kept in the cache for `build`.
+/// A file by URL or path, hashed; its size in bytes. What comes from a URL is kept in the cache for `build`, if it is right.
 ///
 /// # Errors
 /// When it can't be read, or isn't what its digest says.
 pub async fn file(from: &str, digest: &Digest, sources: &Sources<'_>) -> Result<u64> {
-    let (size, found) = if !from.contains("://") {
-        hash_file(&sources.base.join(from)).await?
-    } else if let Some(path) = sources.cache.path(digest) {
-        hash_file(&path).await?
-    } else {
-        let mut writer = sources.cache.writer()?;
-        let mut chunks = sources.client.download(from).await?.stream;
-        while let Some(chunk) = chunks.try_next().await? {
-            writer.write(&chunk)?;
-        }
-        let finished = writer.finish();
-        (finished.size(), finished.keep()?)
+    let doing = || format!("fetching file {from}");
+    let check = |found: Digest| {
+        let why = format!("its content is {found}, and bundle.toml says {digest}");
+        let hint =
+            "compare with the checksum that the file's author publishes, and correct sha256 in bundle.toml";
+        if found == *digest { Ok(()) } else { Err(Error::trust(doing(), why).hint(hint)) }
     };
-    if found == *digest {
-        return Ok(size);
+    if !from.contains("://") {
+        let (size, found) = hash_file(&sources.base.join(from)).await?;
+        return check(found).map(|()| size);
     }
-    Err(Error::trust(
-        format!("fetching file {from}"),
-        format!("its content is {found}, and bundle.toml says {digest}"),
-    )
-    .hint("compare with the checksum that the file's author publishes, and correct sha256 in bundle.toml"))
+    if let Some(path) = sources.cache.path(digest) {
+        let (size, found) = hash_file(&path).await?;
+        if found == *digest {
+            return Ok(size);
+        }
+        // What is damaged there is replaced.
+    }
+    let mut writer = sources.cache.writer()?;
+    let mut chunks = sources.client.download(from).await?.stream;
+    let mut size = 0;
+    while let Some(chunk) = chunks.try_next().await? {
+        size += chunk.len() as u64;
+        if size > FILE_CAP {
+            return Err(Error::trust(doing(), format!("there are more than {FILE_CAP} bytes")));
+        }
+        writer.write(&chunk)?;
+    }
+    let finished = writer.finish();
+    check(finished.digest())?;
+    finished.keep().map(|_| size)
 }
 
 /// In steps, so that it can be stopped.

@@ -142,7 +142,14 @@ impl Helm {
             .stdin(Stdio::null())
             .output()
             .map_err(|e| {
-                Error::cluster(running(), e)
+                let is_denied = e.kind() == std::io::ErrorKind::PermissionDenied;
+                let error = Error::cluster(running(), e);
+                if is_denied {
+                    return error.hint(
+                        "it, or its file system (mounted noexec), does not let it run: a bundle's helm is put where TMPDIR says",
+                    );
+                }
+                error
                     .hint("install helm 4 (https://helm.sh), name it with --helm, or carry it in the bundle as a file called helm")
             })?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -334,6 +341,8 @@ impl Helm {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             }
         };
+        // Not of what only asks: manifests have Secrets in them.
+        tracing::info!("helm: {}", String::from_utf8_lossy(&output.stdout).trim());
         judged(doing, output, why, stopped)
     }
 
@@ -375,7 +384,6 @@ fn judged(
     why: impl Fn(&[u8]) -> String,
     stopped: Option<&str>,
 ) -> Result<Output> {
-    tracing::info!("helm: {}", String::from_utf8_lossy(&output.stdout).trim());
     if output.status.success() {
         return Ok(output);
     }

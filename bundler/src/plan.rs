@@ -14,7 +14,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::fetch;
 use crate::file;
-use crate::format::{self, Indexed, ListedEntry, Manifest, Name, Sha256Hex};
+use crate::format::{self, Indexed, ListedEntry, METADATA_CAP, Manifest, Name, Sha256Hex};
 use crate::image::{self, ImageManifest, OCI_MANIFEST, Parsed};
 use crate::lock::{Lock, LockedChart, LockedFile, LockedImage};
 use crate::origin::{CHANGED, Origin, Sources};
@@ -56,6 +56,13 @@ pub async fn plan(lock: &Lock, lock_text: &str, sources: &Sources<'_>) -> Result
     for locked in &lock.files {
         files.push(plan_file(locked, &lock.bundle_version, sources, &mut content)?);
     }
+    // What `verify` would refuse is not built.
+    if let Some((digest, one, other)) = content.clash {
+        let why = format!(
+            "it has {one} bytes by one manifest, and {other} by another: the images can't be carried"
+        );
+        return Err(Error::trust(format!("planning blob {digest}"), why));
+    }
     let manifest = Manifest {
         charts,
         created: lock.created.clone(),
@@ -75,6 +82,8 @@ pub async fn plan(lock: &Lock, lock_text: &str, sources: &Sources<'_>) -> Result
 #[derive(Default)]
 struct Content {
     blobs: BTreeMap<Digest, Planned>,
+    /// What two manifests say different sizes of.
+    clash: Option<(Digest, u64, u64)>,
 }
 
 struct Planned {
@@ -90,7 +99,13 @@ impl Content {
             Slot::Vacant(slot) => {
                 slot.insert(Planned { size, origin, small });
             }
-            Slot::Occupied(mut slot) => slot.get_mut().small |= small,
+            Slot::Occupied(mut slot) => {
+                let there = slot.get_mut();
+                there.small |= small;
+                if there.size != size {
+                    self.clash = Some((digest, there.size, size));
+                }
+            }
         }
     }
 
@@ -130,6 +145,10 @@ async fn plan_image(
         content.add(*digest, *size, source.origin(digest)?, false);
     }
     for (digest, size) in &resolved.configs {
+        if *size > METADATA_CAP {
+            let why = format!("its config {digest} has {size} bytes, and may have {METADATA_CAP}");
+            return Err(Error::input(format!("planning image {name}"), why));
+        }
         content.add(*digest, *size, source.origin(digest)?, true);
     }
     let upstream = resolved.upstream.as_ref().map(|m| m.digest);
@@ -227,15 +246,10 @@ fn plan_file(
     sources: &Sources<'_>,
     content: &mut Content,
 ) -> Result<format::File> {
-    let kept = sources.cache.path(&locked.digest);
-    let path = match kept {
-        None if locked.from.contains("://") => None,
-        None => Some(sources.base.join(&locked.from)),
-        kept => kept,
-    };
-    let origin = match path {
-        None => Origin::Url(locked.from.clone()),
-        Some(path) => {
+    let origin = match locked.from.contains("://") {
+        true => Origin::Url(locked.from.clone()),
+        false => {
+            let path = sources.base.join(&locked.from);
             let file = file::open(&path).and_then(|file| file.metadata());
             let size = file.map_err(|e| Error::input(format!("reading {}", path.display()), e))?.len();
             if size != locked.size {
@@ -296,6 +310,10 @@ fn lay_out(
     let mut entries = Vec::new();
     let mut origins = Vec::new();
     for (path, bytes) in fixed {
+        if bytes.len() as u64 > METADATA_CAP {
+            let why = format!("{path} would have {} bytes, and may have {METADATA_CAP}", bytes.len());
+            return Err(Error::input(laying_out(), why).hint("make several bundles of it"));
+        }
         entries.push(ListedEntry {
             path: path.into(),
             sha256: Sha256Hex(Digest::of(&bytes)),

@@ -44,7 +44,7 @@ impl Located {
             let reason = format!("it has {} bytes where at most {MANIFEST_CAP} are read", self.size);
             return Err(Error::input(format!("reading metadata from {}", self.path.display()), reason));
         }
-        let mut file = fs::File::open(&self.path).map_err(failed)?;
+        let mut file = crate::file::open(&self.path).map_err(failed)?;
         file.seek(SeekFrom::Start(self.offset)).map_err(failed)?;
         let mut bytes = Vec::new();
         file.take(self.size).read_to_end(&mut bytes).map_err(failed)?;

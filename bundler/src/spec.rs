@@ -330,6 +330,11 @@ pub enum SpecError {
     /// A chart without a source, or with several.
     #[error("chart {0:?} needs exactly one of: path; oci and version; repo, chart and version")]
     ChartSource(String),
+    /// It would stand in the lock and in the bundle, for everybody to read.
+    #[error(
+        "{0:?}: a user and password in an address would be in the lock and in the bundle; leave them out"
+    )]
+    Credentials(String),
     /// A file without a source, or with two.
     #[error("file {0:?} needs exactly one of url and path")]
     FileSource(String),
@@ -390,6 +395,13 @@ impl Spec {
             chart.source()?;
             chart.check()?;
         }
+        let addresses = self.charts.iter().flat_map(|chart| chart.repo.iter().chain(&chart.oci));
+        if let Some(url) =
+            addresses.chain(self.files.iter().filter_map(|file| file.url.as_ref())).find(|url| has_user(url))
+        {
+            // Not what it is.
+            return Err(SpecError::Credentials(url.rsplit('@').next().unwrap_or_default().into()));
+        }
         let mut meanings = std::collections::BTreeMap::new();
         for meaning in self.charts.iter().flat_map(|chart| &chart.map) {
             let other = meanings.insert(&meaning.text, &meaning.reference);
@@ -429,6 +441,12 @@ impl Spec {
         }
         Ok(())
     }
+}
+
+/// Whether a URL has a user in it, before its host.
+pub fn has_user(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@'))
 }
 
 #[cfg(test)]

@@ -163,6 +163,9 @@ impl Job {
                     self.pull(state, repository).await?;
                 }
                 Origin::Url(url) => {
+                    if self.take_cached(state).await? {
+                        return Ok(());
+                    }
                     // A server of files may know no ranges.
                     state.hasher = Hasher::default();
                     self.drain(state, self.client.download(url).await?.stream).await?;
@@ -185,7 +188,7 @@ impl Job {
         };
         match outcome.await {
             Ok(()) => Ok(true),
-            // A cache may be damaged; what it can't give, the registry can.
+            // A cache may be damaged; what it can't give, the registry or server can.
             Err(error) => {
                 tracing::debug!(path = %path.display(), %error, "not out of the cache, then");
                 state.go_back(before);

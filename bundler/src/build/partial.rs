@@ -2,6 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -52,6 +53,12 @@ impl Partial {
                 return Err(Error::input(writing(), format!("another build is writing {}", path.display())));
             }
             Err(TryLockError::Error(e)) => return Err(Error::input(writing(), e)),
+        }
+        // Another build may have given it its final name before the lock was ours.
+        let id = |meta: std::io::Result<std::fs::Metadata>| meta.ok().map(|meta| (meta.dev(), meta.ino()));
+        if id(path.symlink_metadata()) != id(file.metadata()) {
+            let why = format!("another build has just written it by way of {}", path.display());
+            return Err(Error::input(writing(), why).hint("run the same command again"));
         }
         Ok(Self { file, path, journal: None, is_discarded: false, is_finished: false })
     }

@@ -102,11 +102,27 @@ pub struct Releases {
 
 impl Releases {
     /// What the site adds to the bundle; `context` is of the kubeconfig.
-    pub fn site(&self, bundle: &VerifiedBundle, context: Option<&str>) -> Result<Site> {
-        let releases: Vec<&str> = bundle.manifest().charts.iter().map(|c| c.release.as_str()).collect();
+    pub fn site(&self, bundle: &VerifiedBundle, context: Option<&str>, printer: &Printer) -> Result<Site> {
+        let charts = &bundle.manifest().charts;
+        let releases: Vec<&str> = charts.iter().map(|c| c.release.as_str()).collect();
+        let values = by_release("--values", &self.values, '=', &releases)?;
+        for path in values.values().flatten() {
+            // Not left to helm, which would fetch a URL by ways of its own.
+            bundler::file::open(path.as_ref())
+                .map_err(|e| Error::input(format!("reading values file {path}"), e))?;
+        }
+        for chart in
+            charts.iter().filter(|chart| !chart.set.is_empty() && values.contains_key(&chart.release))
+        {
+            printer.note(&format!(
+                "release {}: what the bundle sets by itself ({}) comes after --values; --set comes after both",
+                chart.release,
+                chart.set.join(", ")
+            ));
+        }
         Ok(Site {
             chart: self.chart.clone(),
-            values: by_release("--values", &self.values, '=', &releases)?
+            values: values
                 .into_iter()
                 .map(|(release, files)| (release, files.into_iter().map(PathBuf::from).collect()))
                 .collect(),
@@ -137,7 +153,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let releases = &args.releases;
     let mapping = releases.at_site.mapping()?;
     let bundle = Arc::new(args.trusted.open(printer)?);
-    let site = releases.site(&bundle, args.kube.kube_context.as_deref())?;
+    let site = releases.site(&bundle, args.kube.kube_context.as_deref(), printer)?;
     let mut install = Install::prepare(&bundle, &site, releases.target(), releases.helm.as_deref())?;
     if args.dry_run {
         let rendered = install.render(|_| vec![]).await?;

@@ -1,5 +1,6 @@
 //! `airlock lock`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -63,6 +64,9 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     };
     let helm = || Helm::find(args.helm.as_deref());
     let Pinned { lock, possible } = pin(&spec, previous.as_ref(), &update, &helm, &sources, &now()?).await?;
+    if let Update::Only(names) = &update {
+        check_names(names, &lock)?;
+    }
     let changed = previous.as_ref() != Some(&lock);
     if let Some(first) = possible.first().filter(|_| args.strict) {
         let why = format!(
@@ -129,6 +133,21 @@ fn in_full(name: &str) -> String {
     match reference {
         Ok(reference) if name.contains([':', '/']) => reference.normalised().to_string(),
         _ => name.into(),
+    }
+}
+
+/// Whether each name is something that is pinned: an update of nothing would look like one that was not needed.
+fn check_names(names: &BTreeSet<String>, lock: &Lock) -> Result<()> {
+    let images = lock.images.iter().map(|image| image.reference.to_string());
+    let named = lock.charts.iter().map(|chart| &chart.name).chain(lock.files.iter().map(|file| &file.name));
+    let known: BTreeSet<String> = images.chain(named.cloned()).collect();
+    match names.iter().find(|name| !known.contains(*name)) {
+        None => Ok(()),
+        Some(other) => {
+            let known = known.into_iter().collect::<Vec<_>>().join(", ");
+            Err(Error::input("reading --update", format!("no image, chart or file is called {other}"))
+                .hint(format!("there are: {known}")))
+        }
     }
 }
 
@@ -208,6 +227,8 @@ fn now() -> Result<String> {
     let time = match std::env::var("SOURCE_DATE_EPOCH") {
         Ok(text) => {
             let seconds = text.parse().ok().and_then(|s| chrono::DateTime::from_timestamp(s, 0));
+            // RFC 3339 has four digits for the year.
+            let seconds = seconds.filter(|time| (0..10_000).contains(&chrono::Datelike::year(time)));
             seconds.ok_or_else(|| {
                 Error::input("reading SOURCE_DATE_EPOCH", format!("{text:?} is not seconds since 1970"))
             })?

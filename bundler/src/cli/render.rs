@@ -27,7 +27,7 @@ pub struct Args {
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     args.releases.at_site.mapping()?;
     let bundle = args.trusted.open(printer)?;
-    let site = args.releases.site(&bundle, None)?;
+    let site = args.releases.site(&bundle, None, printer)?;
     let install = Install::prepare(&bundle, &site, args.releases.target(), args.releases.helm.as_deref())?;
     let mut arguments = vec![];
     arguments.extend(args.include_crds.then(|| "--include-crds".to_owned()));

@@ -101,6 +101,10 @@ fn split_run(run: &str, start: usize, certain: bool, pieces: &mut Vec<Piece>) {
         }
         None => push(0, certain, false),
     }
+    // `${REGISTRY}/redis:8`: what the variable has may be the registry of this.
+    if !certain && run.starts_with('/') {
+        push(1, false, false);
+    }
     for (colon, _) in run.match_indices(':').filter(|(colon, _)| !run[colon + 1..].starts_with("//")) {
         // `image:redis:8`, as properties and hand-written YAML have it.
         let name = &run[..colon];

@@ -18,7 +18,7 @@ use crate::name::{self, NameError};
 use crate::origin::Sources;
 use crate::reference::Reference;
 use crate::resolve::{ImageSource, resolve};
-use crate::spec::{ChartSource, ChartSpec, FileSpec, Spec};
+use crate::spec::{ChartSource, ChartSpec, FileSpec, Spec, has_user};
 
 /// Largest `index.yaml` of a chart repository that is read, in bytes.
 const INDEX_CAP: u64 = 64 << 20;
@@ -235,14 +235,21 @@ async fn pin_chart(
             let from = format!("oci://{repository}:{}", chart::tag(version));
             let pinned = old.iter().find(|c| c.from.starts_with(&format!("{from}@")));
             let pinned = pinned.filter(|c| !update.moves(&c.name)).map(|c| c.from.clone());
-            let chart = fetch::chart(pinned.as_deref().unwrap_or(&from), sources).await?;
-            (format!("{from}@{}", Digest::of(&chart.manifest)), chart)
+            let fetched = fetch::chart(pinned.as_deref().unwrap_or(&from), sources).await?;
+            let name = repository.rsplit('/').next().unwrap_or_default();
+            check_asked(&from, &fetched, name, version)?;
+            (format!("{from}@{}", Digest::of(&fetched.manifest)), fetched)
         }
         ChartSource::Repo { url, chart, version } => {
             let from = find_in_repository(url, chart, version, sources).await?;
             let fetched = fetch::chart(&from, sources).await?;
+            check_asked(&from, &fetched, chart, version)?;
             let digest = fetched.digest();
-            let moved = old.iter().find(|c| c.from == from && c.digest != digest && !update.moves(&c.name));
+            // Whatever address the repository's index gives for it now.
+            let is_it = |c: &&LockedChart| c.name == fetched.name && c.version == fetched.version;
+            let from_web = |c: &&LockedChart| c.from.starts_with("http://") || c.from.starts_with("https://");
+            let mut same = old.iter().filter(is_it).filter(from_web);
+            let moved = same.find(|c| c.digest != digest && !update.moves(&c.name));
             if let Some(old) = moved {
                 let why = format!("its content is not what images.lock pins ({digest}, not {})", old.digest);
                 return Err(Error::trust(format!("fetching chart {from}"), why).hint(format!(
@@ -271,6 +278,16 @@ async fn pin_chart(
         locked_values.push(LockedValues { path: path.clone(), digest });
     }
     Ok((locked_chart(spec, chart, from, release, locked_values), found))
+}
+
+/// Whether a chart that came from elsewhere is the one that was asked for.
+fn check_asked(from: &str, chart: &Chart, name: &str, version: &str) -> Result<()> {
+    // A tag can't have a plus sign.
+    if chart.name == name && chart::tag(&chart.version) == chart::tag(version) {
+        return Ok(());
+    }
+    let why = format!("it is {} {}, and {name} {version} was asked for", chart.name, chart.version);
+    Err(Error::trust(format!("fetching chart {from}"), why))
 }
 
 /// The packed chart in a file, for helm.
@@ -336,11 +353,16 @@ async fn find_in_repository(url: &str, chart: &str, version: &str, sources: &Sou
     })?;
     let place =
         entry.urls.first().ok_or_else(|| Error::input(looking(), "index.yaml gives no URL for it"))?;
-    Ok(if place.contains("://") {
-        place.clone()
-    } else {
-        format!("{base}/{}", place.trim_start_matches('/'))
-    })
+    if !place.contains("://") {
+        return Ok(format!("{base}/{}", place.trim_start_matches('/')));
+    }
+    if has_user(place) {
+        return Err(Error::input(looking(), "index.yaml gives an address with a user in it"));
+    }
+    if base.starts_with("https:") && !place.starts_with("https:") {
+        return Err(Error::input(looking(), format!("index.yaml leads from HTTPS to {place}")));
+    }
+    Ok(place.clone())
 }
 
 async fn pin_file(spec: &FileSpec, old: &[LockedFile], sources: &Sources<'_>) -> Result<LockedFile> {

@@ -92,7 +92,13 @@ fn insertion(
         None => {
             let containers = stream.get(pod, "containers").ok_or_else(no_place)?;
             let first = first_scalar(stream, containers).ok_or_else(no_place)?;
-            let key = source[..first].rfind("containers").ok_or_else(no_place)?;
+            // The word may stand in a comment, too.
+            let is_key = |at: &(usize, &str)| {
+                let behind =
+                    source[at.0 + at.1.len()..].trim_start_matches(['"', '\'']).trim_start_matches(' ');
+                behind.starts_with(':')
+            };
+            let (key, _) = source[..first].rmatch_indices("containers").find(is_key).ok_or_else(no_place)?;
             let quote = source[..key].chars().next_back().filter(|c| matches!(c, '"' | '\''));
             let key = key - quote.map_or(0, char::len_utf8);
             let line = source[..key].rfind('\n').map_or(0, |at| at + 1);

@@ -16,7 +16,7 @@ use crate::cache::{ContentCache, Finished};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::DOCKER_MANIFEST;
-use crate::image::{self, Descriptor};
+use crate::image::{self, Descriptor, Parsed};
 use crate::reference::Reference;
 
 /// Media type of an image's config.
@@ -95,9 +95,27 @@ pub(super) fn convert_stream(
     })
 }
 
-/// What `cache` has of the image that the source calls `id`.
+/// What an image's config says of its layers.
+#[derive(Deserialize)]
+struct Config {
+    rootfs: RootFs,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    diff_ids: Vec<Digest>,
+}
+
+/// What `cache` has of the image whose config has the digest `id`. A record there may be damaged, or somebody else's: the image
+/// must be the one that the config pins.
 pub(super) fn converted(cache: &ContentCache, id: &Digest) -> Option<LocalImage> {
-    LocalImage::from_cache(cache, &cache.converted(id)?)
+    let image = LocalImage::from_cache(cache, &cache.converted(id)?)?;
+    let Parsed::Manifest(manifest) = image::parse("", &image.manifest(&image.root.digest).ok()?).ok()? else {
+        return None;
+    };
+    let config: Config = serde_json::from_slice(&image.manifest(id).ok()?).ok()?;
+    let layers = manifest.layers.iter().map(|layer| layer.digest);
+    (manifest.config.digest == *id && layers.eq(config.rootfs.diff_ids)).then_some(image)
 }
 
 /// The files and links of an archive, by path.
@@ -144,14 +162,6 @@ impl Contents {
 
     /// The image that is wanted; without a name, the only one.
     fn image(&self, action: &str, wanted: Option<&Reference>) -> Result<Saved> {
-        #[derive(Deserialize)]
-        struct Config {
-            rootfs: RootFs,
-        }
-        #[derive(Deserialize)]
-        struct RootFs {
-            diff_ids: Vec<Digest>,
-        }
         let manifest = self.find(action, DOCKER_MANIFEST).map_err(|e| {
             e.hint("it must be what docker save writes; for an OCI layout in a tar file, use oci-archive:")
         })?;
@@ -286,7 +296,6 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::image::Parsed;
     use crate::source::tests::{Kind, tar_file};
 
     const LAYERS: [&[u8]; 2] = [b"lower", b"upper"];

@@ -77,6 +77,8 @@ impl Engine {
 
     async fn open(&self, image: &EngineImage, cache: &ContentCache) -> Result<LocalImage> {
         let id = self.id(image).await?;
+        // Engines that call an image by something else than its config's digest send it each time: nothing here tells that what
+        // was made of it before is still that.
         if let Some(image) = docker::converted(cache, &id) {
             return Ok(image);
         }
@@ -85,10 +87,7 @@ impl Engine {
         let (sender, receiver) = mpsc::channel(WAITING);
         let conversion = blocking(cache, move |into| {
             let failed = |e| Error::network(format!("receiving {origin}"), e);
-            let image = docker::convert_stream(&origin, Received::new(receiver), failed, into)?;
-            // What the engine calls the image by is not its config's digest in every engine.
-            into.record_conversion(&id, &image.root.digest)?;
-            Ok(image)
+            docker::convert_stream(&origin, Received::new(receiver), failed, into)
         });
         let (image, ()) = tokio::join!(conversion, forward(response, sender));
         image

@@ -525,6 +525,7 @@ mod tests {
             (format!("containers: [{{image: 'site:5000/docker.io/library/redis@{d1}'}}]"), "library/redis@"),
             // Left in a text that is not safe to rewrite.
             ("a: '${REGISTRY}redis:8'".into(), "still the source's name:\n  document 1 a: redis:8"),
+            ("a: '${REGISTRY}/redis:8'".into(), "still the source's name:\n  document 1 a: redis:8"),
             ("a: 'https://q.io/a/b:1.2'".into(), "a: q.io/a/b:1.2"),
             ("a: 'x:redis:8'".into(), "a: redis:8"),
         ] {

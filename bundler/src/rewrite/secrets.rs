@@ -188,6 +188,10 @@ mod tests {
                 "spec: {a: 1, imagePullSecrets: [{name: s}], containers: [{image: b}]}\n",
             ),
             (
+                "spec:\n  containers:\n  # sidecar containers come later\n  - image: b\n",
+                "spec:\n  imagePullSecrets:\n  - name: s\n  containers:\n  # sidecar containers come later\n  - image: b\n",
+            ),
+            (
                 "{\"containers\":[{\"image\":\"b\"}]}",
                 "{\"imagePullSecrets\": [{\"name\": \"s\"}], \"containers\":[{\"image\":\"b\"}]}",
             ),

@@ -379,6 +379,18 @@ mod tests {
         // What is lost from the cache is converted again, to the same.
         let id = Digest::of(&config);
         assert_eq!(converted(&first, &id).expect("in the cache").root, image.root);
+        // A record that leads to another image is none.
+        let (_three, forged) = cache();
+        let other = tar_file(&[
+            (DOCKER_MANIFEST, Kind::File(&self::manifest(&[("other.json", &[], &["x/layer.tar"])]))),
+            ("other.json", Kind::File(&self::config(&LAYERS[1..]))),
+            ("x/layer.tar", Kind::File(LAYERS[1])),
+        ]);
+        let other = stream(&other, &forged).expect("another image").root.digest;
+        stream(&file, &forged).expect("an image");
+        forged.record_conversion(&id, &other).expect("recorded");
+        assert!(LocalImage::from_cache(&forged, &other).is_some() && converted(&forged, &id).is_none());
+
         fs::remove_file(first.path(&expected[0].digest).expect("there")).expect("removed");
         assert!(converted(&first, &id).is_none());
         assert_eq!(open_archive(file.path(), None, &first).expect("an image").root, image.root);

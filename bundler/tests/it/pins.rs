@@ -63,6 +63,9 @@ fn devices_and_pipes_are_no_files() {
     let world = World::with_bundle();
     let made = Command::new("mkfifo").arg(world.path("pipe")).status().expect("mkfifo");
     assert!(made.success());
+    std::fs::create_dir(world.path("layout")).expect("a directory");
+    let made = Command::new("mkfifo").arg(world.path("layout/oci-layout")).status().expect("mkfifo");
+    assert!(made.success());
     let spec = std::fs::read(world.path("bundle.toml")).expect("the spec");
     for device in ["/dev/zero", "pipe"] {
         world.write("bundle.toml", &spec);
@@ -83,6 +86,7 @@ fn devices_and_pipes_are_no_files() {
             format!("[[file]]\nname = \"x\"\npath = \"{device}\"\nsha256 = \"{}\"\n", "0".repeat(64)),
             format!("[[image]]\nref = \"x:1\"\nfrom = \"oci-archive:{device}\"\n"),
             format!("[[image]]\nref = \"x:1\"\nfrom = \"docker-archive:{device}\"\n"),
+            "[[image]]\nref = \"x:1\"\nfrom = \"oci:layout\"\n".into(),
         ] {
             world.spec(&spec);
             // A chart needs helm first, which may not be there.
@@ -92,6 +96,60 @@ fn devices_and_pipes_are_no_files() {
     }
     let endless = ["keys", "generate", "--name", "b", "--password-file", "/dev/zero"];
     world.run(&endless).exits(1).says("larger than");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_from_the_web_is_kept_when_it_is_right_and_fetched_again_when_the_cache_is_not() {
+    let world = World::new();
+    world.write("web/f.bin", b"right\n");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let server = tokio::spawn(warp::serve(warp::fs::dir(world.path("web"))).incoming(listener).run());
+    let spec = |content: &[u8], user: &str| {
+        let sum = Digest::of(content).hex();
+        world.spec(&format!(
+            "[[file]]\nname = \"f\"\nurl = \"http://{user}{address}/f.bin\"\nsha256 = \"{sum}\"\n"
+        ));
+        Digest::of(content)
+    };
+    world.keys("airlock");
+    spec(b"other\n", "");
+    world.run(&["lock"]).exits(2).says("and bundle.toml says");
+    let kept = || std::fs::read_dir(world.path("cache/airlock/blobs/sha256")).map_or(0, Iterator::count);
+    assert_eq!(kept(), 0, "what nobody asked for is kept");
+
+    let digest = spec(b"right\n", "");
+    let damaged = world.path("cache/airlock/blobs/sha256").join(digest.hex());
+    std::fs::create_dir_all(damaged.parent().expect("a directory")).expect("made");
+    for damage in [&b"wrong\n"[..], b"short"] {
+        let _ = std::fs::remove_file(world.path("images.lock"));
+        std::fs::write(&damaged, damage).expect("written");
+        world.run(&["lock"]).exits(0);
+        assert_eq!(std::fs::read(&damaged).expect("the file"), b"right\n");
+        std::fs::write(&damaged, damage).expect("written");
+        world.build("f.tar");
+        world.run(&["verify", "f.tar", "--key", "airlock.pub"]).exits(0);
+    }
+    spec(b"right\n", "ann:secret@");
+    let refused = world.run(&["lock"]).exits(1);
+    assert!(
+        refused.stderr.contains("a user and password") && !refused.stderr.contains("secret"),
+        "{}",
+        refused.stderr
+    );
+    server.abort();
+}
+
+#[test]
+fn what_is_to_be_updated_is_there_and_times_have_four_digits_for_the_year() {
+    let world = World::with_bundle();
+    let run = world.run(&["lock", "--update", "quay.io/a/web:1.0", "nosuch"]).exits(1);
+    run.says("is called nosuch").says("there are: docker.io/library/redis:8, notes.txt, quay.io/a/web:1.0");
+    world.run(&["lock", "--update", "quay.io/a/web:1.0", "notes.txt"]).exits(0);
+    let mut late = world.command(&["lock", "--lock-file", "late.lock"]);
+    let run: crate::world::Run =
+        late.env("SOURCE_DATE_EPOCH", "253402300800").output().expect("airlock").into();
+    run.exits(1).says("is not seconds since 1970");
 }
 
 #[test]

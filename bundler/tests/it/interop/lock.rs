@@ -51,6 +51,25 @@ async fn a_chart_from_a_repository_over_http_is_the_one_from_its_file() {
     tool(&packed, "helm", &["package", "web", "--version", &version]).exits(0);
     assert!(file.exists());
     lock(&repo(&version)).exits(2).says("must not change").says("--update web");
+    // Nor under another address.
+    fs::rename(&file, packed.join("other.tgz")).expect("renamed");
+    fs::write(
+        world.path("repository/index.yaml"),
+        index.replace(&format!("sub/web-{version}.tgz"), "sub/other.tgz"),
+    )
+    .expect("an index");
+    lock(&repo(&version)).exits(2).says("must not change").says("other.tgz");
+    // Another chart, or another version, than was asked for.
+    for (from, to, chart, asked) in [
+        ("  web:\n".to_owned(), "  wab:\n", "wab", &*version),
+        (format!("version: {version}\n"), "version: 9.9.9\n", "web", "9.9.9"),
+    ] {
+        let changed = index.replace(&from, to).replace(&format!("sub/web-{version}.tgz"), "sub/other.tgz");
+        assert_ne!(changed, index);
+        fs::write(world.path("repository/index.yaml"), changed).expect("an index");
+        let run = lock(&repo(asked).replace("\"web\"", &format!("{chart:?}")));
+        run.exits(2).says(&format!("it is web {version}, and {chart} {asked} was asked for"));
+    }
     server.abort();
 }
 

@@ -32,7 +32,7 @@ use mention::{Exchange, Mention, Role, Visitor};
 use place::Kind;
 
 /// A reference in rendered manifests.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Found {
     /// Release of the chart that has it, where it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,7 +73,7 @@ impl Found {
 }
 
 /// How sure it is that a text is a reference to an image; the order is from sure to unsure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
     /// A pod spec has it.

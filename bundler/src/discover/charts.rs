@@ -1,5 +1,6 @@
 //! A chart's references: everything that it renders, in every way that the spec lists, and what the spec itself says.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::words::ends_with_image;
@@ -32,13 +33,13 @@ impl Subject<'_> {
     /// # Errors
     /// When helm fails, a rendering is not YAML, or a pod's image is to be ignored.
     pub async fn references(&self, helm: &Helm) -> Result<Vec<Found>> {
-        let mut all: Vec<Found> = Vec::new();
+        let (mut all, mut seen) = (Vec::new(), HashSet::new());
         let plain = Variant { values: vec![], set: vec![], kube_version: None, api_versions: vec![] };
         for variant in [&plain].into_iter().chain(&self.spec.variants) {
             let manifests = self.render(helm, variant).await?;
             let reading = || format!("reading what chart {} renders", self.release);
             for found in discover(&manifests).map_err(|e| e.within(reading()))? {
-                if !all.contains(&found) {
+                if seen.insert(found.clone()) {
                     all.push(found);
                 }
             }

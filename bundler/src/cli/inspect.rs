@@ -87,7 +87,9 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         for id in &claims {
             let _ = match (verified.contains(id), is_checked) {
                 (true, _) => writeln!(text, "signed by key {id}"),
-                (false, false) => writeln!(text, "says it is signed by key {id}; NOT checked: give --key or --trust"),
+                (false, false) => {
+                    writeln!(text, "says it is signed by key {id}; NOT checked: give --key or --trust")
+                }
                 (false, true) => {
                     writeln!(text, "says it is signed by key {id}, which is none of those given")
                 }

@@ -101,6 +101,11 @@ impl Logins {
             };
             return self.answer(known, request, scheme);
         };
+        if request.path == TOKENS && *request.method != Method::GET {
+            // containerd then asks by GET, with its login in a header.
+            let why = "tokens are given to GET only";
+            return Some(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", why).response());
+        }
         let bearer = given.and_then(|given| parameter(given, "bearer"));
         // Compared by their digests: how long that takes tells nothing of a token.
         let is = |token: &str| {
@@ -278,6 +283,7 @@ mod tests {
         let (anonymous, of_ann) =
             (given(None).await.expect("a token"), given(Some("ann:secret")).await.expect("a token"));
         assert_eq!(given(Some("ann:wrong")).await, None);
+        assert_eq!(answer(&pull, Method::POST, TOKENS, None).await.status(), 405);
         for (method, path, token, expected) in [
             (Method::GET, "/v2/", &anonymous, 200),
             (Method::GET, "/v2/a/tags/list", &anonymous, 200),

@@ -101,10 +101,20 @@ impl Logins {
             };
             return self.answer(known, request, scheme);
         };
-        if request.path == TOKENS && *request.method != Method::GET {
-            // containerd then asks by GET, with its login in a header.
-            let why = "tokens are given to GET only";
-            return Some(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", why).response());
+        if request.path == TOKENS {
+            return Some(match given {
+                // containerd then asks by GET, with its login in a header.
+                _ if *request.method != Method::GET => {
+                    let why = "tokens are given to GET only";
+                    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", why).response()
+                }
+                None => granted(anonymous),
+                // By a password: who has a token gets no better one for it.
+                Some(given) => match self.check(given).await {
+                    Known::Right => granted(of_user),
+                    known => self.answer(known, request, scheme)?,
+                },
+            });
         }
         let bearer = given.and_then(|given| parameter(given, "bearer"));
         // Compared by their digests: how long that takes tells nothing of a token.
@@ -116,16 +126,12 @@ impl Logins {
         let known = match given {
             _ if is(of_user) => Known::Right,
             _ if is(anonymous) && is_read => Known::Right,
-            None if request.path == TOKENS => return Some(granted(anonymous)),
             None if is_read && !is_asking => Known::Right,
             None => Known::Nobody,
             Some(_) if bearer.is_some() => Known::Nobody,
             Some(given) => self.check(given).await,
         };
-        match known {
-            Known::Right if request.path == TOKENS => Some(granted(of_user)),
-            known => self.answer(known, request, scheme),
-        }
+        self.answer(known, request, scheme)
     }
 
     fn answer(&self, known: Known, request: &Request<'_>, scheme: &str) -> Option<Response<Body>> {
@@ -290,6 +296,7 @@ mod tests {
             (Method::PUT, "/v2/a/manifests/1", &anonymous, 401),
             (Method::GET, "/v2/", &of_ann, 200),
             (Method::PUT, "/v2/a/manifests/1", &of_ann, 200),
+            (Method::GET, TOKENS, &anonymous, 401),
             (Method::DELETE, "/v2/a/manifests/1", &"Bearer x".to_owned(), 401),
             (Method::GET, "/v2/", &"Bearer x".to_owned(), 401),
         ] {

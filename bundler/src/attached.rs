@@ -69,8 +69,20 @@ pub async fn find(repository: &Repository, subjects: &BTreeSet<Digest>) -> Resul
         let attached = Attached { digest: manifest.digest, kind, subject: *subject, tag };
         found.insert(attached.clone(), Found { attached, manifest, parsed });
     };
+    let too_many = |count: usize| {
+        let why = format!("{count} things or more belong to it, and {CAP} are carried at most");
+        Error::input(format!("looking for signatures of {}", repository.named("")), why)
+            .hint("leave them there with `attached = false` in bundle.toml")
+    };
+    let mut listed = 0;
     for subject in subjects {
-        for digest in referrers(repository, subject).await? {
+        let referrers = referrers(repository, subject).await?;
+        // Before they are fetched.
+        listed += referrers.len();
+        if listed > CAP {
+            return Err(too_many(listed));
+        }
+        for digest in referrers {
             let manifest = repository.manifest(&digest.to_string()).await?;
             if is_referrer(&manifest.bytes, subject) {
                 add(subject, None, "", manifest);
@@ -86,9 +98,7 @@ pub async fn find(repository: &Repository, subjects: &BTreeSet<Digest>) -> Resul
         }
     }
     if found.len() > CAP {
-        let why = format!("{} things belong to it, and {CAP} are carried at most", found.len());
-        return Err(Error::input(format!("looking for signatures of {}", repository.named("")), why)
-            .hint("leave them there with `attached = false` in bundle.toml"));
+        return Err(too_many(found.len()));
     }
     Ok(found.into_values().collect())
 }

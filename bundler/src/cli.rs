@@ -92,7 +92,7 @@ enum Verb {
     Verify(verify::Args),
     /// Show what is in a bundle, and who signed it.
     Inspect(inspect::Args),
-    /// Be a read-only OCI registry, straight from the bundle.
+    /// Be an OCI registry: read-only, straight from bundles, or one that is pushed to.
     Serve(serve::Args),
     /// Push a bundle into an OCI registry.
     Push(push::Args),
@@ -257,9 +257,9 @@ struct Signed {
     /// Take the bundle whoever signed it, or nobody. Damage is still found, malice is not.
     #[arg(long, conflicts_with = "keys")]
     insecure_skip_verify: bool,
-    /// How many of the keys must have signed it.
-    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "insecure_skip_verify")]
-    require_signatures: usize,
+    /// How many of the keys must have signed it; one, or as many as the policy says, otherwise.
+    #[arg(long, value_name = "N", conflicts_with = "insecure_skip_verify")]
+    require_signatures: Option<usize>,
     /// The site's trust policy instead: which keys, how many of them, for which bundles (see `airlock trust`). AIRLOCK_TRUST names it
     /// where nothing here says whose signature counts, before AIRLOCK_KEY.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["keys", "insecure_skip_verify", "require_signatures"])]
@@ -269,6 +269,10 @@ struct Signed {
     #[arg(long = "signature", value_name = "FILE", conflicts_with = "insecure_skip_verify")]
     signatures: Vec<PathBuf>,
 }
+
+/// What to do where nobody says it.
+const WHOSE: &str =
+    "give the public key of who built it with --key FILE, or the site's policy with --trust FILE";
 
 /// Who is said to be trusted.
 enum Whose {
@@ -320,11 +324,28 @@ impl Signed {
         }
     }
 
+    /// Whether signatures are to be checked, where they need not be.
+    fn is_checked(&self) -> Result<bool> {
+        match self.whose() {
+            Some(Whose::Anybody) => Ok(false),
+            None if !self.signatures.is_empty() || self.require_signatures.is_some() => {
+                Err(Error::input("checking signatures", "nobody says whose signature counts").hint(WHOSE))
+            }
+            whose => Ok(whose.is_some()),
+        }
+    }
+
     /// Opens a bundle, if it is signed so.
     fn open(&self, path: &Path, printer: &Printer) -> Result<VerifiedBundle> {
         let mut policy = None;
         let trust = match self.whose() {
-            Some(Whose::Policy(path)) => policy.insert(Policy::read(&path)?).trust(),
+            Some(Whose::Policy(path)) => {
+                let mut trust = policy.insert(Policy::read(&path)?).trust();
+                if let (Trust::Keys { required, .. }, Some(wanted)) = (&mut trust, self.require_signatures) {
+                    *required = wanted.max(*required);
+                }
+                trust
+            }
             Some(Whose::Keys(keys)) => self.keys(&keys)?,
             Some(Whose::Anybody) => {
                 printer.warn(
@@ -334,9 +355,7 @@ impl Signed {
             }
             None => {
                 let action = format!("verifying bundle {}", path.display());
-                return Err(Error::input(action, "nobody says whose signature counts").hint(
-                    "give the public key of who built it with --key FILE, or the site's policy with --trust FILE",
-                ));
+                return Err(Error::input(action, "nobody says whose signature counts").hint(WHOSE));
             }
         };
         let mut bundle = Bundle::open(path)?;
@@ -352,7 +371,7 @@ impl Signed {
     }
 
     fn keys(&self, paths: &[PathBuf]) -> Result<Trust> {
-        let (keys, required) = (keys::public(paths)?, self.require_signatures);
+        let (keys, required) = (keys::public(paths)?, self.require_signatures.unwrap_or(1));
         if !(1..=keys.len()).contains(&required) {
             let why = format!("{required} of {} keys can't have signed it", keys.len());
             return Err(Error::input("reading --require-signatures", why).hint("give each key with --key"));

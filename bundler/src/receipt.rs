@@ -317,7 +317,23 @@ pub async fn receipts(cluster: &Cluster, namespace: &str, keys: &[PublicKey]) ->
     let all = found(cluster, namespace).await?.into_iter().filter_map(|(name, signed)| {
         signed.check(keys).inspect_err(|error| tracing::warn!("Secret {namespace}/{name}: {error}")).ok()
     });
-    Ok(all.collect())
+    let all = all.collect();
+    // Who may not ask for the cluster's id goes without.
+    Ok(if keys.is_empty() { all } else { by_their_own_words(all, cluster.id().await.ok().as_deref()) })
+}
+
+/// Newest first by the times that were signed, and none of another cluster: a Secret around an old receipt, or one from elsewhere,
+/// is made by anybody who may make Secrets.
+fn by_their_own_words(mut receipts: Vec<Checked>, cluster: Option<&str>) -> Vec<Checked> {
+    let is_here = |receipt: &Receipt| {
+        receipt.cluster.is_empty() || cluster.is_none_or(|cluster| receipt.cluster == cluster)
+    };
+    receipts.retain(|checked| is_here(&checked.receipt));
+    receipts.sort_by_cached_key(|Checked { receipt, .. }| {
+        let revision = receipt.releases.iter().map(|release| release.revision).max();
+        std::cmp::Reverse((receipt.time.clone(), revision))
+    });
+    receipts
 }
 
 /// Names and contents, newest first.
@@ -432,6 +448,28 @@ mod tests {
         assert!(error.to_string().contains("dev.airlock.bundle"), "{error}");
         let text = Signed { document: b"{}".to_vec(), signature: None };
         assert!(text.check(&[]).is_err());
+    }
+
+    #[test]
+    fn signed_receipts_are_ordered_by_what_they_say() {
+        let of = |time: &str, cluster: &str, serial| {
+            let bundle = Bundle { serial, ..receipt().bundle };
+            let receipt = Receipt { time: time.into(), cluster: cluster.into(), bundle, ..receipt() };
+            Checked { receipt, signed_by: None, claims_key: None }
+        };
+        // As their Secrets are ordered: an old one that was made again, one of another cluster.
+        let all = vec![
+            of("2026-01-01T00:00:00Z", "uid", 1),
+            of("2026-05-01T00:00:00Z", "other", 2),
+            of("2026-03-01T00:00:00Z", "uid", 9),
+            of("2026-02-01T00:00:00Z", "", 8),
+        ];
+        let serials = |cluster| {
+            let ordered = by_their_own_words(all.clone(), cluster);
+            ordered.iter().map(|checked| checked.receipt.bundle.serial).collect::<Vec<_>>()
+        };
+        assert_eq!(serials(Some("uid")), [9, 8, 1]);
+        assert_eq!(serials(None), [2, 9, 8, 1]);
     }
 
     #[test]

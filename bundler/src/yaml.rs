@@ -22,7 +22,7 @@ use documents::{Piece, misread, pieces, without_mark};
 use events::{Builder, parser_options};
 
 /// Longest stream read, in bytes. Helm stores a whole release in one Secret of at most 1 MiB compressed.
-const MAX_SOURCE: usize = 64 << 20;
+pub const MAX_SOURCE: usize = 64 << 20;
 /// Most nodes in a stream, and most nodes visited on a walk, which follows aliases.
 const MAX_NODES: usize = 4 << 20;
 /// Deepest nesting, and deepest chain of aliases on top of it.

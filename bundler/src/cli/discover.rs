@@ -15,6 +15,9 @@ use bundler::{Error, Result};
 
 use super::{Network, Printer, lock};
 
+/// Most that is read of stdin, in bytes: one more than a YAML stream may have.
+const STDIN_CAP: u64 = bundler::yaml::MAX_SOURCE as u64 + 1;
+
 /// What to do about what is only possible.
 pub const WHAT_TO_DO: &str = "say in bundle.toml what it is: list its registry in `registries`, `add` it to its chart, `map` it to an image, or `ignore` it with a reason";
 
@@ -83,7 +86,8 @@ pub fn read(path: &std::path::Path) -> Result<String> {
     let failed = |e| Error::input(format!("reading {}", path.display()), e);
     if path.as_os_str() == "-" {
         let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).map_err(failed)?;
+        // More is refused when it is parsed.
+        std::io::stdin().take(STDIN_CAP).read_to_string(&mut text).map_err(failed)?;
         return Ok(text);
     }
     bundler::file::read_text(path).map_err(failed)

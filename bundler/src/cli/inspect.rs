@@ -60,7 +60,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     if args.sbom || args.provenance {
         return statement(args, if args.sbom { format::SBOM } else { format::PROVENANCE }, printer);
     }
-    let is_checked = args.signed.whose().is_some();
+    let is_checked = args.signed.is_checked()?;
     let (bundle, verified) = if is_checked {
         let bundle = args.signed.open(&args.bundle, printer)?;
         let signers = bundle.signers().to_vec();

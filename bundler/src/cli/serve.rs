@@ -55,6 +55,11 @@ pub struct Args {
 }
 
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
+    if args.bundles.len() > 1 && !args.signed.signatures.is_empty() {
+        let why = "it is not said which of the bundles it is for";
+        return Err(Error::input("reading --signature", why)
+            .hint("put it into the bundle with `airlock sign --signature`, or serve that one alone"));
+    }
     let open = |path: &PathBuf| args.signed.open(path, printer).map(Arc::new);
     let bundles: Vec<_> = args.bundles.iter().map(open).collect::<Result<_>>()?;
     let logins = args.htpasswd.as_deref().map(|file| Logins::read(file, args.anonymous_pull)).transpose()?;

@@ -17,11 +17,11 @@ pub struct Signing {
     /// File with the private key's password; AIRLOCK_PASSWORD, COSIGN_PASSWORD or a prompt otherwise.
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// Have a command sign, so that an HSM, a KMS or another tool keeps the key. It is run by `sh -c`, gets airlock.json on stdin, and
+    /// Have a command sign, so that an HSM, a KMS or another tool keeps the key. It is run by `sh -c`, gets what is to be signed (a bundle's airlock.json, or the policy) on stdin, and
     /// writes an ECDSA P-256 signature over SHA-256 to stdout, in DER or Base64, as `cosign sign-blob` does.
     #[arg(long, value_name = "COMMAND", requires = "public_key", conflicts_with = "key")]
     signer: Option<String>,
-    /// The public half (PEM) of the key that --signer, or who made --signature, has.
+    /// The public half (PEM) of the key that signs elsewhere.
     #[arg(long, value_name = "FILE")]
     public_key: Option<PathBuf>,
 }

@@ -166,6 +166,13 @@ impl Store {
                 }
             }
         }
+        if let Some(subject) = &subject
+            && described.listed() + repository.listed(subject, &digest) > MANIFEST_CAP
+        {
+            let why =
+                format!("what belongs to {subject} would take more than {MANIFEST_CAP} bytes in a list");
+            return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", why));
+        }
         // Also where it is there already: it may be damaged, or about to be swept.
         file::replace(&self.path(&digest), bytes, 0o644)?;
         repository.manifests.insert(digest, Arc::new(described));

@@ -76,6 +76,13 @@ impl Described {
     }
 }
 
+impl Described {
+    /// What it takes in a list of referrers, in bytes.
+    pub(super) fn listed(&self) -> u64 {
+        self.descriptor.as_ref().map_or(0, |descriptor| descriptor.to_string().len() as u64)
+    }
+}
+
 impl Tables {
     /// A repository by its name at a site, or by its source's name: with `ns`, as containerd asks the mirrors of that host, or
     /// alone where that is unambiguous.
@@ -132,6 +139,15 @@ impl Repository {
         dropped.extend(gone.map(|(tag, _)| format!(":{tag}")));
         self.tags.retain(|_, digest| self.manifests.contains_key(digest));
         dropped
+    }
+
+    /// What the list of all that belongs to `subject` takes, in bytes, but for one of them.
+    pub(super) fn listed(&self, subject: &Digest, but: &Digest) -> u64 {
+        let belong = self
+            .manifests
+            .iter()
+            .filter(|(digest, it)| it.subject.as_ref() == Some(subject) && *digest != but);
+        belong.map(|(_, it)| it.listed()).sum()
     }
 
     /// The index that lists a manifest here, if one does.

@@ -128,8 +128,8 @@ pub fn verify_all(
     let refuse = |why: String| Error::trust("checking the signature", why);
     let signed: Vec<_> = entries.iter().filter(|entry| **entry != unsigned()).collect();
     if signed.is_empty() {
-        return Err(refuse("the bundle is not signed".into())
-            .hint("build it with --key, or take it as it is with --insecure-skip-verify"));
+        return Err(refuse("it is not signed".into())
+            .hint("who makes it signs it: a bundle by `build --key` or `sign`, a policy by `trust sign`"));
     }
     let (mut trusted, mut others) = (Vec::new(), Vec::new());
     for entry in signed {

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::kill::{all_there, left_over, printed};
+use super::kill::{all_there, left_over, printed, same};
 use super::world::{World, complete, digest, files, finish};
 use super::{Broken, Round, look};
 use crate::parts::{self, Place, Registry};
@@ -68,7 +68,8 @@ fn build(world: &World, round: &mut Round) -> Result<(), Broken> {
         finish(world.build(&dir, &source, &["--keep-blobs"])?)
     })?;
     match first {
-        (0, _) => {}
+        // There was room after all.
+        (0, _) => world.check_bundle(&out)?,
         (FULL, _) if out.exists() => {
             return Err(Broken::Half("out.tar is there, and the disk was full".into()));
         }
@@ -90,31 +91,35 @@ fn push(world: &World, round: &mut Round) -> Result<(), Broken> {
     let registry = Registry::start(Place::Here, &disk.0.join("registry"))?;
     let site = format!("{}/full", registry.host);
     match finish(world.push(&dir, &site))? {
-        (0, _) => {}
+        (0, _) => kept(world, &registry.host, &disk.0, round.number)?,
+        // Of its disk the registry says nothing.
         (NETWORK, _) => round.hit = 1,
         (code, done) => return Err(other(code, &done.stderr)),
     }
     disk.resize(ENOUGH)?;
     look::readable(&registry.host, "full")?;
     complete(world.push(&dir, &site))?;
-    match all_there(world, &registry.host, "full") {
-        // It has confirmed what it did not keep: that is nothing that a push could see or mend.
-        Err(Broken::Failed(why)) if why.contains(" 500 ") && has_lost(&disk.0)? => {
-            println!(
-                "full-disk, round {}: the registry has confirmed a manifest that it has not kept",
-                round.number
-            );
-        }
-        outcome => outcome?,
-    }
+    kept(world, &registry.host, &disk.0, round.number)?;
     drop((registry, disk));
     left_over(&dir, round)
+}
+
+/// Whether a registry has what it has confirmed.
+fn kept(world: &World, host: &str, storage: &Path, number: usize) -> Result<(), Broken> {
+    match all_there(world, host, "full") {
+        // That is nothing that a push could see or mend.
+        Err(Broken::Failed(why)) if why.contains(" 500 ") && has_lost(storage)? => {
+            println!("full-disk, round {number}: the registry has confirmed a manifest that it has not kept");
+            Ok(())
+        }
+        outcome => outcome,
+    }
 }
 
 /// Whether the storage of CNCF distribution has a blob that is not what its name says.
 fn has_lost(storage: &Path) -> Result<bool, Failure> {
     for name in
-        files(storage).iter().filter(|name| name.contains("/blobs/sha256/") && name.ends_with("/data"))
+        files(storage)?.iter().filter(|name| name.contains("/blobs/sha256/") && name.ends_with("/data"))
     {
         let said = name.trim_end_matches("/data").rsplit('/').next().unwrap_or_default();
         if digest(&storage.join(name))? != said {
@@ -128,7 +133,7 @@ fn install(world: &World, round: &mut Round) -> Result<(), Broken> {
     let dir = world.round_dir()?;
     let disk = Tmpfs::mount(dir.join("tmp"), round.rng.u64(4 << 10..64 << 10))?;
     match finish(world.install(&dir))? {
-        (0, _) => {}
+        (0, done) => same(world, &done.stdout)?,
         (FULL, done) if says_so(&done.stderr) => round.hit = 1,
         (code, done) => return Err(other(code, &done.stderr)),
     }

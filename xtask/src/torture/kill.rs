@@ -4,19 +4,17 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::world::{World, complete, files};
+use super::world::{World, complete, digest, files, killed};
 use super::{Broken, Round, look};
 use crate::sh::shown;
 
 /// Starts a command, and kills it somewhere in the time that it takes, or a little after.
 fn kill(mut command: Command, time: Duration, round: &mut Round) -> Result<(), Broken> {
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(|e| format!("{}: {e}", shown(&command)))?;
+    // What it says fits into the pipe.
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = command.spawn().map_err(|e| format!("{}: {e}", shown(&command)))?;
     std::thread::sleep(time.mul_f64(round.rng.f64() * 1.1));
-    let failed = |e| format!("killing {}: {e}", shown(&command));
-    let still_ran = child.try_wait().map_err(failed)?.is_none();
-    child.kill().and_then(|()| child.wait()).map_err(failed)?;
-    round.hit += usize::from(still_ran);
+    round.hit += usize::from(killed(child, &shown(&command))?);
     Ok(())
 }
 
@@ -60,8 +58,12 @@ pub fn install(world: &mut World, round: &mut Round) -> Result<(), Broken> {
 
 /// Runs `install --dry-run` to its end: it prints what it always does.
 pub fn printed(world: &World, command: Command) -> Result<(), Broken> {
-    let done = complete(command)?;
-    match String::from_utf8_lossy(&done.stdout).trim_end() == world.manifests {
+    same(world, &complete(command)?.stdout)
+}
+
+/// Whether these are the manifests that it always prints.
+pub fn same(world: &World, stdout: &[u8]) -> Result<(), Broken> {
+    match String::from_utf8_lossy(stdout).trim_end() == world.manifests {
         true => Ok(()),
         false => Err(Broken::Half("install --dry-run prints something else".into())),
     }
@@ -81,10 +83,16 @@ pub fn all_there(world: &World, host: &str, prefix: &str) -> Result<(), Broken> 
 /// What is in a round's directory when all is done: the bundle, and the cache. Unfinished files in the cache go a day later,
 /// and what was unpacked for helm is the system's to remove; they are counted.
 pub fn left_over(dir: &Path, round: &mut Round) -> Result<(), Broken> {
-    for name in files(dir) {
+    for name in files(dir)? {
         let name = name.as_str();
         let is_kept = name == "out.tar" || name.starts_with("cache/airlock/blobs/sha256/");
         let is_helms = name.starts_with("home/") || name.starts_with("cache/helm/");
+        // What is kept under a digest is that.
+        if let Some(hex) = name.strip_prefix("cache/airlock/blobs/sha256/").filter(|hex| hex.len() == 64)
+            && digest(&dir.join(name))? != hex
+        {
+            return Err(Broken::Half(format!("the cache has another content under {hex}")));
+        }
         if name.contains("/.partial-") || name.starts_with("tmp/airlock-") {
             round.left += 1;
         } else if !is_kept && !is_helms {

@@ -108,7 +108,6 @@ impl Line {
         if rng.u32(..1000) >= self.often {
             return Fate::Fine;
         }
-        self.hits.fetch_add(1, Ordering::Relaxed);
         let fault = match rng.u32(..8) {
             0 => return Fate::Status("429 Too Many Requests\r\nRetry-After: 1"),
             1 => return Fate::Status("500 Internal Server Error"),
@@ -129,7 +128,10 @@ impl Line {
         let (head, rest) = head(&mut near)?;
         let (request, answer) = match self.fate(&head) {
             Fate::Fine => (None, None),
-            Fate::Status(status) => return refuse(&mut near, status),
+            Fate::Status(status) => {
+                self.hits.fetch_add(1, Ordering::Relaxed);
+                return refuse(&mut near, status);
+            }
             Fate::Request(fault) => (Some((fault, self.place(&head))), None),
             Fate::Answer(fault) => (None, Some(fault)),
         };
@@ -146,16 +148,27 @@ impl Line {
                     done: &done,
                     fault: request,
                     at: 0,
+                    hits: &self.hits,
                 };
                 pump.run(rest);
             });
             let answered = self::head(&mut far).and_then(|(answer_head, rest)| {
+                // An answer to HEAD has a length, and no body: it can only be late, or get lost.
+                let has_body = !head.starts_with("HEAD ") && length(&answer_head) != Some(0);
+                if let (false, Some(fault)) = (has_body, answer) {
+                    self.hits.fetch_add(1, Ordering::Relaxed);
+                    match fault {
+                        Fault::Stall(time) => wait(time, &done),
+                        Fault::Reset | Fault::Truncate | Fault::Corrupt(_) => {
+                            return lose(&near, &far, fault);
+                        }
+                    }
+                }
                 near.write_all(answer_head.as_bytes())?;
-                // An answer to HEAD has a length, and no body.
-                let fault = answer.map(|fault| (fault, self.place(&answer_head)));
-                let fault = if head.starts_with("HEAD ") { None } else { fault };
+                let fault = answer.filter(|_| has_body).map(|fault| (fault, self.place(&answer_head)));
+                let hits = &self.hits;
                 let mut pump =
-                    Pump { from: &mut far, to: &mut near, is_answer: true, done: &done, fault, at: 0 };
+                    Pump { from: &mut far, to: &mut near, is_answer: true, done: &done, fault, at: 0, hits };
                 pump.run(rest);
                 Ok(())
             });
@@ -180,6 +193,8 @@ struct Pump<'a> {
     done: &'a AtomicBool,
     fault: Option<(Fault, u64)>,
     at: u64,
+    /// Counted when it happens.
+    hits: &'a AtomicUsize,
 }
 
 impl Pump<'_> {
@@ -214,6 +229,7 @@ impl Pump<'_> {
         let Some((fault, place)) = self.fault.take_if(|(_, place)| (start..end).contains(place)) else {
             return self.to.write_all(piece).is_ok();
         };
+        self.hits.fetch_add(1, Ordering::Relaxed);
         let (before, after) = piece.split_at_mut((place - start) as usize);
         match fault {
             Fault::Corrupt(bit) => {
@@ -231,18 +247,23 @@ impl Pump<'_> {
                     true => (&*self.to, &*self.from),
                     false => (&*self.from, &*self.to),
                 };
-                let _ = match fault {
-                    // The last handle that is closed sends RST.
-                    Fault::Reset => socket2::SockRef::from(near).set_linger(Some(Duration::ZERO)),
-                    _ => near.shutdown(Shutdown::Both),
-                };
-                // Whoever still waits for the registry is to end.
-                let _ = far.shutdown(Shutdown::Both);
+                let _ = lose(near, far, fault);
                 self.done.store(true, Ordering::Relaxed);
                 false
             }
         }
     }
+}
+
+/// Ends a connection, by a reset or not.
+fn lose(near: &TcpStream, far: &TcpStream, fault: Fault) -> std::io::Result<()> {
+    let ended = match fault {
+        // The last handle that is closed sends RST.
+        Fault::Reset => socket2::SockRef::from(near).set_linger(Some(Duration::ZERO)),
+        _ => near.shutdown(Shutdown::Both),
+    };
+    // Whoever still waits for the registry is to end.
+    far.shutdown(Shutdown::Both).and(ended)
 }
 
 fn wait(time: Duration, done: &AtomicBool) {

@@ -1,4 +1,4 @@
-//! The YAML rewriter: what it changes is still YAML, changes no more, and is the same in both of its ways.
+//! The YAML rewriter: what it changes is still YAML, passes the gate, is the same the second time, and in both of its ways.
 #![no_main]
 
 use std::sync::LazyLock;

@@ -1,11 +1,13 @@
 //! Several requests, one after the other, to `serve --store` with an empty store: whatever they are, every tag leads to content that
-//! is there, and a new process sees what the old one showed. Requests are as for `requests`, with `====` between them.
+//! is there, and a new process has what the old one confirmed. Requests are as for `requests`, with `====` between them.
 #![no_main]
+
+use std::collections::BTreeSet;
 
 use bundler::digest::Digest;
 use bundler::serve::{Registry, service};
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -26,11 +28,20 @@ fuzz_target!(|text: &str| {
     RUNTIME.with(|runtime| {
         runtime.block_on(async {
             let mut location = String::new();
+            let mut confirmed = BTreeSet::new();
             for one in text.split("\n====\n").take(REQUESTS) {
                 let Some(request) = request(one, &location) else { continue };
+                let is_delete = request.method() == Method::DELETE;
                 let (status, next, body) = ask(dir.path(), request).await;
                 assert!(!status.is_server_error(), "{status}: {body:?}");
+                if is_delete && status == StatusCode::ACCEPTED {
+                    confirmed.clear();
+                }
+                confirmed.extend(next.clone().filter(|_| status == StatusCode::CREATED));
                 location = next.unwrap_or(location);
+            }
+            for path in confirmed {
+                assert!(get(dir.path(), &path).await.is_some(), "{path} was confirmed");
             }
             whole(dir.path()).await;
         });

@@ -442,6 +442,13 @@ mod tests {
     }
 
     #[test]
+    fn only_a_bundles_manifest_is_read() {
+        let error = read(KIND, crate::receipt::KIND).expect_err("a receipt").to_string();
+        assert!(error.contains(crate::receipt::KIND), "{error}");
+        assert!(read("\"format\":1", "\"format\":2").is_err());
+    }
+
+    #[test]
     fn names_that_lead_elsewhere_are_refused() {
         read("app", "app").expect("a manifest");
         for (from, to) in [

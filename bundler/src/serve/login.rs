@@ -307,6 +307,8 @@ mod tests {
 
     #[tokio::test]
     async fn guesses_wait_in_a_line_of_some_length() {
+        use futures_util::FutureExt as _;
+
         let all = logins(ANN, false).expect("logins");
         let turn = all.turn.acquire().await.expect("nobody else's");
         let guesses = futures_util::future::join_all((0..WAITING + 2).map(|n| {
@@ -314,8 +316,15 @@ mod tests {
             let all = &all;
             async move { status(all, Method::GET, "/v2/", Some(&login)).await }
         }));
+        // Nobody is told anything while somebody else has the turn, but those who may not even wait.
+        let told = std::sync::atomic::AtomicUsize::new(0);
+        let guesses = guesses.map(|answers: Vec<u16>| {
+            told.store(answers.len(), std::sync::atomic::Ordering::Relaxed);
+            answers
+        });
         let (answers, ()) = tokio::join!(guesses, async {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            assert_eq!(told.load(std::sync::atomic::Ordering::Relaxed), 0);
             drop(turn);
         });
         assert_eq!(answers.iter().filter(|status| **status == 429).count(), 2);

@@ -210,6 +210,19 @@ fn a_policy_says_whose_signatures_count_and_for_what() {
     verify().exits(0);
     let from_environment = world.command(&["verify", "app.tar"]).env("AIRLOCK_TRUST", "trust.toml").output();
     assert!(from_environment.expect("airlock").status.success());
+    // How many must agree is said there, too: more than the policy wants, not fewer.
+    policy(&world, "two.toml", 1, "", &["airlock", "second"]);
+    let count = |n: &str| {
+        let mut verify = world.command(&["verify", "app.tar", "--require-signatures", n]);
+        let run: crate::world::Run =
+            verify.env("AIRLOCK_TRUST", "two.toml").output().expect("airlock").into();
+        run
+    };
+    count("2").exits(0);
+    count("3").exits(2).says("2 trusted keys have signed it, and 3 must have");
+    world.run(&["inspect", "app.tar", "--require-signatures", "2"]).exits(1).says("nobody says whose");
+    let shown = world.run(&["inspect", "app.tar", "--insecure-skip-verify"]).exits(0).stdout;
+    assert!(shown.contains("NOT checked"), "{shown}");
     // What is said comes before what stands in the environment.
     for said in [&["--key", "airlock.pub"][..], &["--trust", "trust.toml"], &["--insecure-skip-verify"]] {
         let mut verify = world.command(&[&["verify", "app.tar"], said].concat());

@@ -61,6 +61,8 @@ fn a_bundle_is_installed_upgraded_rolled_back_and_removed() {
     let mut forged = done["receipt"].clone();
     forged["bundle"]["serial"] = 99.into();
     forged["registry"]["target"] = "evil.example".into();
+    // Secrets of the same second are told apart by what is in them.
+    forged["time"] = "2099-01-01T00:00:00Z".into();
     site.world.write("forged.json", forged.to_string().as_bytes());
     let file = format!("receipt.json={}", site.world.path("forged.json").display());
     let secret =

@@ -59,6 +59,9 @@ async fn a_chart_from_a_repository_over_http_is_the_one_from_its_file() {
     )
     .expect("an index");
     lock(&repo(&version)).exits(2).says("must not change").says("other.tgz");
+    let elsewhere = index.replace(&format!("sub/web-{version}.tgz"), "http://ann:secret@127.0.0.1:9/web.tgz");
+    fs::write(world.path("repository/index.yaml"), elsewhere).expect("an index");
+    lock(&repo(&version)).exits(1).says("an address with a user in it");
     // Another chart, or another version, than was asked for.
     for (from, to, chart, asked) in [
         ("  web:\n".to_owned(), "  wab:\n", "wab", &*version),

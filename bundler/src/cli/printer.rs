@@ -32,8 +32,7 @@ impl Printer {
     pub fn new(json: bool, verbose: u8, color: bool, show: Show) -> Self {
         let level = ["bundler=warn,airlock=warn", "bundler=info,airlock=info", "bundler=debug,airlock=debug"];
         let filter = level.get(usize::from(verbose)).copied().unwrap_or("debug");
-        let format =
-            tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(color).with_target(false);
+        let format = tracing_subscriber::fmt().with_writer(|| Logged).with_ansi(color).with_target(false);
         // A second subscriber can only be there in a test.
         let _ = format.without_time().with_env_filter(EnvFilter::new(filter)).try_init();
         Self { json, color, show }
@@ -117,6 +116,26 @@ pub(super) fn stderr(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
+/// Where log lines go.
+struct Logged;
+
+impl std::io::Write for Logged {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        std::io::stderr().write_all(harmless_but_for_colours(&text).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
+/// Escapes in what is logged are made harmless where the line is put together; those that are left are its colours.
+fn harmless_but_for_colours(line: &str) -> String {
+    line.split('\u{1b}').map(harmless).collect::<Vec<_>>().join("\u{1b}")
+}
+
 /// Control characters (of C1, too: some terminals obey them) and those that turn the direction of text (UAX #9) as
 /// `\u001b`, which JSON reads as what it was.
 pub(super) fn harmless(text: &str) -> String {
@@ -155,5 +174,7 @@ mod tests {
             let json = harmless(&serde_json::to_string(text).expect("JSON"));
             assert_eq!(serde_json::from_str::<String>(&json).expect(&json), text);
         }
+        let line = "\u{1b}[33m WARN\u{1b}[0m GET /a\u{202e}b 404\n";
+        assert_eq!(harmless_but_for_colours(line), "\u{1b}[33m WARN\u{1b}[0m GET /a\\u202eb 404\n");
     }
 }

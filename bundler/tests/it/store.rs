@@ -306,6 +306,29 @@ fn a_store_is_used_by_one_and_what_is_damaged_in_it_is_left_out() {
     assert_eq!(ask(&served, "GET", "/v2/docker.io/library/redis/manifests/8", "", b"").body, redis);
 }
 
+#[test]
+fn a_list_of_referrers_stays_as_small_as_a_manifest() {
+    let world = World::new();
+    let served = Served::store(&world, "store", &[]);
+    put_blob(&served, "a", b"{}");
+    let subject = image(b"{}", b"{}");
+    let put = |tag: &str, words: usize| {
+        let mut referrer = subject.clone();
+        referrer["subject"] = descriptor(MANIFEST, subject.to_string().as_bytes());
+        referrer["annotations"] = json!({"words": tag.repeat(words)});
+        put_manifest(&served, "a", tag, MANIFEST, &referrer)
+    };
+    for tag in ["1", "2", "2"] {
+        assert_eq!(put(tag, 1_500_000).status, 201, "{tag}");
+    }
+    let refused = put("3", 1_500_000);
+    assert_eq!((refused.status, refused.code()), (413, "SIZE_INVALID".into()));
+    assert_eq!(put("3", 1000).status, 201);
+    let list = format!("/v2/a/referrers/{}", Digest::of(subject.to_string().as_bytes()));
+    let list: Value = serde_json::from_slice(&ask(&served, "GET", &list, "", b"").body).expect("an index");
+    assert_eq!(list["manifests"].as_array().map(Vec::len), Some(3));
+}
+
 /// Ends a store as a service manager does, and starts it anew.
 fn started_again(world: &World, mut served: Served) -> Served {
     signal(&served.process.0, "TERM");

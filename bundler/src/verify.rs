@@ -262,10 +262,15 @@ impl VerifiedBundle {
         for image in &manifest.images {
             self.check_image(image)?;
         }
-        let artifacts =
-            manifest.charts.iter().map(|c| c.digest).chain(manifest.files.iter().map(|f| f.manifest));
-        for artifact in artifacts {
-            self.check_manifest(&artifact)?;
+        for file in &manifest.files {
+            let parts = self.check_manifest(&file.manifest)?;
+            if !parts.layers.iter().any(|layer| layer.digest == file.digest) {
+                let (name, digest) = (&file.name, file.digest);
+                return Err(self.refuse(format!(
+                    "file {name}: {digest} is not what its manifest {} has",
+                    file.manifest
+                )));
+            }
         }
         let silent = crate::progress::Silent;
         for chart in &manifest.charts {

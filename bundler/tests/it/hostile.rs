@@ -212,6 +212,19 @@ fn what_does_not_belong_to_an_image_is_not_taken_for_its_signature() {
 }
 
 #[test]
+fn a_file_is_what_its_manifest_has() {
+    let world = World::with_bundle();
+    repack(&world, |list| {
+        let mut manifest: serde_json::Value = serde_json::from_slice(&list[0].1).expect("JSON");
+        let other = manifest["images"][0]["digest"].clone();
+        manifest["files"][0]["digest"] = other;
+        list[0].1 = serde_json::to_vec_pretty(&manifest).expect("JSON");
+    });
+    let verify = ["verify", "app.tar", "--insecure-skip-verify"];
+    world.run(&verify).exits(2).says("file notes.txt: sha256:").says("is not what its manifest");
+}
+
+#[test]
 fn links_in_place_of_files_are_refused() {
     for kind in
         [tar::EntryType::Symlink, tar::EntryType::Link, tar::EntryType::Fifo, tar::EntryType::Directory]

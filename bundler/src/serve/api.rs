@@ -106,8 +106,10 @@ impl Content {
         reference: &str,
         request: &Request,
     ) -> Result<Response<Body>, Refusal> {
+        // A tag has no colon.
+        let asked = reference.contains(':').then(|| reference.parse::<Digest>()).transpose()?;
         let (name, repository) = repository(tables, name, request)?;
-        let digest = repository.tags.get(reference).copied().or_else(|| reference.parse().ok());
+        let digest = asked.or_else(|| repository.tags.get(reference).copied());
         let found = digest.and_then(|digest| Some((digest, repository.manifests.get(&digest)?)));
         let unknown = || Refusal::not_found("MANIFEST_UNKNOWN", format!("there is no {name} {reference}"));
         let (digest, described) = found.ok_or_else(unknown)?;

@@ -268,6 +268,8 @@ fn what_is_no_manifest_or_no_name_is_refused() {
         ("POST", &long, "", b"", 400, "NAME_INVALID"),
         ("POST", "/v2/a/blobs/uploads/?digest-algorithm=sha512", "", b"", 400, "DIGEST_INVALID"),
         ("POST", "/v2/a/blobs/uploads/?digest=sha512:00", "", b"", 400, "DIGEST_INVALID"),
+        ("GET", "/v2/a/manifests/sha512:00", "", b"", 400, "DIGEST_INVALID"),
+        ("GET", "/v2/a/blobs/sha512:00", "", b"", 400, "DIGEST_INVALID"),
         ("PUT", "/v2/a/blobs/uploads/00", "", b"", 400, "DIGEST_INVALID"),
         ("PATCH", "/v2/a/blobs/uploads/../../index.json", "", b"", 404, "NAME_UNKNOWN"),
         (

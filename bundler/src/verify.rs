@@ -366,7 +366,8 @@ impl Read {
     /// Whether all of the blob is hashed before the next chunk of it is there.
     fn is_hashed_first(&self) -> bool {
         let Some(blob) = self.bundle.blobs.get(&self.digest) else { return false };
-        let is_part = self.at > 0 || self.end < blob.placed.entry.size;
+        let size = blob.placed.entry.size;
+        let is_part = self.at > 0 || self.end != size || size == 0;
         !self.started && is_part && !blob.checked.load(Ordering::Relaxed)
     }
 
@@ -374,14 +375,12 @@ impl Read {
         let blob = self.bundle.blob(&self.digest)?;
         let size = blob.placed.entry.size;
         if !self.started {
-            self.started = true;
-            if !blob.checked.load(Ordering::Relaxed) {
-                if self.at == 0 && self.end == size && size > 0 {
-                    self.hasher = Some(Hasher::default());
-                } else {
-                    self.bundle.check(&self.digest, &crate::progress::Silent)?;
-                }
+            if self.is_hashed_first() {
+                self.bundle.check(&self.digest, &crate::progress::Silent)?;
+            } else if !blob.checked.load(Ordering::Relaxed) {
+                self.hasher = Some(Hasher::default());
             }
+            self.started = true;
         }
         if self.at >= self.end.min(size) {
             return Ok(None);

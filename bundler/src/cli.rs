@@ -122,7 +122,7 @@ enum Verb {
 /// How registries are reached.
 #[derive(Args)]
 struct Network {
-    /// A PEM file with more certificate authorities to trust.
+    /// A PEM file with more certificate authorities that registries' certificates are trusted by.
     #[arg(long, value_name = "FILE", env = "AIRLOCK_CA_FILE", value_delimiter = ',')]
     ca_file: Vec<PathBuf>,
     /// A certificate (PEM) to show to registries that ask who we are.
@@ -131,7 +131,7 @@ struct Network {
     /// The private key (PEM) of that certificate.
     #[arg(long, value_name = "FILE", env = "AIRLOCK_KEY_FILE", requires = "cert_file")]
     key_file: Option<PathBuf>,
-    /// Registries that are spoken to over plain HTTP. Those on this machine are found out by themselves.
+    /// Registries that speak plain HTTP. Those on this machine are found out by themselves.
     #[arg(long, value_name = "HOST[:PORT]", env = "AIRLOCK_PLAIN_HTTP", value_delimiter = ',')]
     plain_http: Vec<String>,
     /// Read a registry's images from another place.
@@ -284,7 +284,7 @@ enum Whose {
 /// The site's registry, and how images are called there.
 #[derive(clap::Args)]
 struct AtSite {
-    /// The site's registry, as the cluster's nodes reach it.
+    /// The site's registry, and where in it, by the name that the cluster's nodes know.
     #[arg(long, value_name = "REGISTRY[/PREFIX]")]
     registry: String,
     /// Leave the source's host out of the repositories' names, as `push --strip-host` does; refused if two would collide.
@@ -397,6 +397,11 @@ async fn stoppable(doing: &str, left: &'static str, work: impl Future<Output = R
     }
 }
 
+/// The command line, with one old spelling that clap can't know as an alias made a new one.
+pub fn arguments() -> Vec<std::ffi::OsString> {
+    mirrors::old_spelling(std::env::args_os().collect())
+}
+
 /// Help, or what is wrong with the command line: as JSON where that was asked for, though not parsed yet.
 pub fn say_usage(error: &clap::Error) {
     if !error.use_stderr() || !std::env::args_os().any(|argument| argument == "--json") {
@@ -449,7 +454,35 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use clap::CommandFactory as _;
+
     use super::*;
+
+    /// Options whose variable only counts where they name a private key.
+    const PRIVATE_OR_PUBLIC: [&str; 2] = ["key", "site-key"];
+
+    #[test]
+    fn an_option_is_the_same_in_every_verb() {
+        fn look<'a>(command: &'a clap::Command, seen: &mut BTreeMap<&'a str, (String, String)>) {
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+                let Some(long) = argument.get_long().filter(|long| !PRIVATE_OR_PUBLIC.contains(long)) else {
+                    continue;
+                };
+                let (value, short) = (argument.get_value_names(), argument.get_short());
+                let takes = argument.get_action().takes_values();
+                let shape = format!("{short:?} {:?} {:?}", value.filter(|_| takes), argument.get_env());
+                let (verb, other) =
+                    seen.entry(long).or_insert_with(|| (command.get_name().into(), shape.clone()));
+                assert_eq!(*other, shape, "--{long} of {verb} and of {}", command.get_name());
+            }
+            command.get_subcommands().for_each(|verb| look(verb, seen));
+        }
+        let mut command = Cli::command();
+        command.build();
+        look(&command, &mut BTreeMap::new());
+    }
 
     #[test]
     fn rates_and_numbers_are_read() {

@@ -30,8 +30,8 @@ pub use prove::Proof;
 /// What a site adds to a bundle.
 #[derive(Clone, Debug, Default)]
 pub struct Site {
-    /// Only this chart or release.
-    pub chart: Option<String>,
+    /// Only these releases; all if there are none.
+    pub releases: Vec<String>,
     /// Values files of a release.
     pub values: BTreeMap<String, Vec<PathBuf>>,
     /// Single values of a release.
@@ -60,7 +60,7 @@ impl Site {
         let places = chosen.iter().map(|chart| (&*chart.release, self.namespace_of(chart)));
         name::releases(places).map_err(|e| {
             Error::input("putting all releases into the namespace of --namespace", e)
-                .hint("leave out --namespace, or choose one of them with --chart")
+                .hint("leave out --namespace, or choose one of them with --release")
         })
     }
 }
@@ -194,25 +194,27 @@ impl<'a> Install<'a> {
         let chosen: Vec<&Chart> = manifest
             .charts
             .iter()
-            .filter(|c| site.chart.as_ref().is_none_or(|name| *name == c.name || *name == c.release))
+            .filter(|c| site.releases.is_empty() || site.releases.contains(&c.release))
             .collect();
-        let names = || manifest.charts.iter().map(|c| c.release.as_str()).collect::<Vec<_>>().join(", ");
         if manifest.charts.is_empty() {
             return Err(Error::input("choosing what to install", "the bundle carries no chart")
                 .hint("`airlock push` or `airlock serve` give its images to a cluster"));
         }
-        if chosen.is_empty() {
-            return Err(Error::input("choosing what to install", "the bundle has no such chart")
-                .hint(format!("it has these releases: {}", names())));
+        let names = |charts: &[&Chart]| charts.iter().map(|c| c.release.clone()).collect::<Vec<_>>();
+        let all = names(&manifest.charts.iter().collect::<Vec<_>>());
+        if let Some(stray) = site.releases.iter().find(|name| !all.contains(name)) {
+            return Err(name::unknown("reading --release", "release", stray, &all));
         }
-        let stray = site
-            .values
-            .keys()
-            .chain(site.set.keys())
-            .find(|name| !chosen.iter().any(|c| c.release == **name));
-        if let Some(stray) = stray {
-            return Err(Error::input("reading --values and --set", format!("there is no release {stray:?}"))
-                .hint(format!("the bundle has these releases: {}", names())));
+        let chosen_names = names(&chosen);
+        if let Some(stray) = site.values.keys().chain(site.set.keys()).find(|n| !chosen_names.contains(n)) {
+            return Err(match all.contains(stray) {
+                true => Error::input(
+                    format!("reading --values and --set for release {stray}"),
+                    "--release leaves that release out",
+                )
+                .hint(format!("name it too: --release {stray}")),
+                false => name::unknown("reading --values and --set", "release", stray, &all),
+            });
         }
         site.check(&chosen)?;
         let helm = match helm {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::Cli::try_parse_from(cli::arguments()) {
         Ok(cli) => cli,
         // clap's own code for bad usage is 2, which here means "refused for trust".
         Err(error) => {

@@ -114,7 +114,7 @@ impl Settings {
         let Choices { plain_http, keep_upstream, from_serve } = choices;
         if plain_http && ca.is_some() {
             return Err(Error::input("writing mirror configuration", "plain HTTP knows no certificates")
-                .hint("leave out --plain-http or --ca"));
+                .hint("leave out --plain-http or --ca-file"));
         }
         Ok(Self { mapping, hosts, ambiguous, ca, plain_http, keep_upstream, from_serve })
     }

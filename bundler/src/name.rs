@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::digest::Digest;
+use crate::error::Error;
 
 /// Longest name of a release: helm adds to it, and what comes out must be a label.
 const RELEASE_LENGTH: usize = 53;
@@ -47,6 +48,26 @@ pub enum NameError {
     /// A registry would have one of them.
     #[error("chart {0} is there twice, with different content: give one of them another version")]
     Content(String),
+}
+
+/// Most names that a hint lists; further ones are only counted.
+const LISTED: usize = 20;
+
+/// Builds the error for a name that nothing has. Its hint says the nearest known name, and all that there are.
+pub fn unknown<S: AsRef<str>>(action: impl Into<String>, what: &str, name: &str, known: &[S]) -> Error {
+    let error = Error::input(action, format!("there is no {what} {name:?}"));
+    let all: BTreeSet<&str> = known.iter().map(AsRef::as_ref).collect();
+    let alike = |other: &&str| strsim::normalized_damerau_levenshtein(name, other);
+    let nearest = all.iter().max_by(|a, b| alike(a).total_cmp(&alike(b))).filter(|other| alike(other) >= 0.5);
+    let list = all.iter().take(LISTED).copied().collect::<Vec<_>>().join(", ");
+    let more = all.len().saturating_sub(LISTED);
+    error.hint(match (nearest, more) {
+        _ if all.is_empty() => format!("there is no {what} at all"),
+        (Some(nearest), 0) => format!("did you mean {nearest:?}? there are: {list}"),
+        (Some(nearest), _) => format!("did you mean {nearest:?}? there are: {list}, and {more} more"),
+        (None, 0) => format!("there are: {list}"),
+        (None, _) => format!("there are: {list}, and {more} more"),
+    })
 }
 
 /// A path component as the distribution spec has it, without its repeated separators and underscores.

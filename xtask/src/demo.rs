@@ -120,8 +120,11 @@ fn disconnected(story: &mut Story, digests: &Digests) -> Outcome {
     let registry = Registry::start(place, &story.scratch.path("registry"))?;
     for title in ["airlock push, into CNCF distribution", "airlock push again"] {
         story.step(title, |story| {
-            let said =
-                airlock.shows(story, &["push", BUNDLE, &registry.host, "--key", "airlock.pub"], &[])?;
+            let said = airlock.shows(
+                story,
+                &["push", BUNDLE, "--registry", &registry.host, "--key", "airlock.pub"],
+                &[],
+            )?;
             Ok(((), after(&said, " has ")))
         })?;
     }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bundler::cluster::Cluster;
+use bundler::format::Chart;
 use bundler::helm::Patience;
 use bundler::install::role::roles;
 use bundler::install::{Install, Installed, RenderJob, Site, Target};
@@ -82,13 +83,16 @@ pub struct Releases {
     /// namespaces already.
     #[arg(long, value_name = "NAME")]
     pub pull_secret: Option<String>,
-    /// Only this chart, by its name or release.
-    #[arg(long, value_name = "NAME")]
+    /// Only this release of the bundle; several are possible.
+    #[arg(long = "release", value_name = "RELEASE")]
+    pub releases: Vec<String>,
+    /// The old spelling of `--release`: a release's name, or its chart's.
+    #[arg(long, value_name = "NAME", hide = true, conflicts_with = "releases")]
     pub chart: Option<String>,
-    /// A values file; which release it is for, where there are several.
-    #[arg(long, value_name = "[RELEASE=]FILE")]
+    /// A values file. Its release is named in front if the bundle has several.
+    #[arg(long, value_name = "[RELEASE:]FILE")]
     pub values: Vec<String>,
-    /// A single value, as for helm; which release it is for, where there are several.
+    /// A single value, as for helm. Its release is named in front if the bundle has several.
     #[arg(long, value_name = "[RELEASE:]KEY=VALUE")]
     pub set: Vec<String>,
     /// Install into this namespace, not into those that the bundle names.
@@ -105,7 +109,7 @@ impl Releases {
     pub fn site(&self, bundle: &VerifiedBundle, context: Option<&str>, printer: &Printer) -> Result<Site> {
         let charts = &bundle.manifest().charts;
         let releases: Vec<&str> = charts.iter().map(|c| c.release.as_str()).collect();
-        let values = by_release("--values", &self.values, '=', &releases)?;
+        let values = by_release("--values", &self.values, values_file, &releases)?;
         for path in values.values().flatten() {
             // Not left to helm, which would fetch a URL by ways of its own.
             bundler::file::open(path.as_ref())
@@ -121,15 +125,27 @@ impl Releases {
             ));
         }
         Ok(Site {
-            chart: self.chart.clone(),
+            releases: self.chosen(charts)?,
             values: values
                 .into_iter()
                 .map(|(release, files)| (release, files.into_iter().map(PathBuf::from).collect()))
                 .collect(),
-            set: by_release("--set", &self.set, ':', &releases)?,
+            set: by_release("--set", &self.set, single_value, &releases)?,
             namespace: self.namespace.clone(),
             kube_context: context.map(Into::into),
         })
+    }
+
+    /// Names of the chosen releases; none if all are meant.
+    fn chosen(&self, charts: &[Chart]) -> Result<Vec<String>> {
+        let Some(name) = &self.chart else { return Ok(self.releases.clone()) };
+        let named = charts.iter().filter(|chart| *name == chart.name || *name == chart.release);
+        let chosen: Vec<_> = named.map(|chart| chart.release.clone()).collect();
+        if chosen.is_empty() {
+            let known: Vec<_> = charts.iter().map(|chart| &chart.release).collect();
+            return Err(bundler::name::unknown("reading --release", "release", name, &known));
+        }
+        Ok(chosen)
     }
 
     /// Where its images are rewritten to.
@@ -264,25 +280,40 @@ async fn refuse_downgrade(
     Ok(())
 }
 
-/// Sorts `RELEASE<mark>VALUE` by release; without a release it is for the only one.
+/// What an option's text may name in front: a release, and the value for it.
+type Named<'a> = Option<(&'a str, &'a str)>;
+
+/// Splits `RELEASE:KEY=VALUE`. A colon of the value's own is not one of a release.
+fn single_value<'a>(text: &'a str, _: &[&str]) -> Named<'a> {
+    let key = text.split('=').next().unwrap_or_default();
+    key.contains(':').then(|| text.split_once(':')).flatten()
+}
+
+/// Splits `RELEASE:FILE`, or `RELEASE=FILE` as it was spelled once. A file that has such a name is a file.
+fn values_file<'a>(text: &'a str, releases: &[&str]) -> Named<'a> {
+    let (release, file) = text.split_once([':', '='])?;
+    (releases.contains(&release) || !Path::new(text).exists()).then_some((release, file))
+}
+
+/// Sorts the texts of an option by the releases that they name; a text without a name is for the only release.
 fn by_release(
     flag: &str,
     texts: &[String],
-    mark: char,
+    split: for<'a> fn(&'a str, &[&str]) -> Named<'a>,
     releases: &[&str],
 ) -> Result<BTreeMap<String, Vec<String>>> {
     let mut sorted: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for text in texts {
-        let named = text.split_once(mark).filter(|(release, _)| releases.contains(release));
-        let (release, value) = match (named, releases) {
-            (Some((release, value)), _) => (release, value),
+        let reading = || format!("reading {flag} {text}");
+        let (release, value) = match (split(text, releases), releases) {
+            (Some((release, value)), _) if releases.contains(&release) => (release, value),
+            (Some((release, _)), _) => {
+                return Err(bundler::name::unknown(reading(), "release", release, releases));
+            }
             (None, [only]) => (*only, text.as_str()),
             (None, _) => {
-                return Err(Error::input(
-                    format!("reading {flag} {text}"),
-                    "it does not say which release it is for",
-                )
-                .hint(format!("write RELEASE{mark}{text}, with one of: {}", releases.join(", "))));
+                return Err(Error::input(reading(), "it does not say which release it is for")
+                    .hint(format!("write RELEASE:{text}, with one of: {}", releases.join(", "))));
             }
         };
         sorted.entry(release.into()).or_default().push(value.into());
@@ -321,13 +352,33 @@ mod tests {
 
     #[test]
     fn values_go_to_the_release_they_name() {
-        let texts = ["web=a.yaml", "db=b.yaml", "web=c=d.yaml"].map(String::from);
-        let sorted = by_release("--values", &texts, '=', &["web", "db"]).expect("sorted");
+        let texts = ["web=a.yaml", "db:b.yaml", "web:c=d.yaml"].map(String::from);
+        let sorted = by_release("--values", &texts, values_file, &["web", "db"]).expect("sorted");
         assert_eq!(sorted["web"], ["a.yaml", "c=d.yaml"]);
         assert_eq!(sorted["db"], ["b.yaml"]);
-        let only = by_release("--set", &["a.b=c:d".into()], ':', &["web"]).expect("sorted");
-        assert_eq!(only["web"], ["a.b=c:d"]);
-        let error = by_release("--set", &["a=b".into()], ':', &["web", "db"]).expect_err("ambiguous");
+        let texts = ["a.b=c:d", "web:e=f:g", "web:h:i=j"].map(String::from);
+        let only = by_release("--set", &texts, single_value, &["web"]).expect("sorted");
+        assert_eq!(only["web"], ["a.b=c:d", "e=f:g", "h:i=j"]);
+        let error =
+            by_release("--set", &["a=b".into()], single_value, &["web", "db"]).expect_err("ambiguous");
         assert!(error.hint_text().is_some_and(|hint| hint.contains("web, db")));
+    }
+
+    #[test]
+    fn an_unknown_release_is_an_error() {
+        for (flag, text, split) in [
+            ("--set", "wbe:a=b", single_value as for<'a> fn(&'a str, &[&str]) -> Named<'a>),
+            ("--values", "wbe:missing.yaml", values_file),
+            ("--values", "wbe=missing.yaml", values_file),
+        ] {
+            for releases in [&["web"][..], &["db", "web"]] {
+                let error = by_release(flag, &[text.into()], split, releases).expect_err(text);
+                assert!(error.to_string().contains("there is no release \"wbe\""), "{error}");
+                assert!(
+                    error.hint_text().is_some_and(|hint| hint.contains("did you mean \"web\"?")),
+                    "{error}"
+                );
+            }
+        }
     }
 }

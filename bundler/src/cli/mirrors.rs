@@ -1,6 +1,8 @@
 //! `airlock mirrors`.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use bundler::mirrors::{self, Choices, Runtime, Settings, State};
@@ -8,6 +10,9 @@ use bundler::{Error, Result, file};
 use clap::ValueEnum;
 
 use super::{AtSite, Printer, Trusted};
+
+/// The value of a `--plain-http` without one: the site's registry. No host has this name.
+const THE_SITES: &str = "=";
 
 /// Arguments of `mirrors`.
 #[derive(clap::Args)]
@@ -22,24 +27,24 @@ pub struct Args {
     /// The registry is `airlock serve`, which also answers names without the source's host, as Docker asks for them.
     #[arg(long)]
     from_serve: bool,
-    /// Certificate authority (PEM) of the registry, for the nodes to trust.
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
-    /// The registry has no TLS.
-    #[arg(long)]
-    plain_http: bool,
+    /// A PEM file with certificate authorities that the nodes are to trust the site's registry by.
+    #[arg(long, alias = "ca", value_name = "FILE", env = "AIRLOCK_CA_FILE", value_delimiter = ',')]
+    ca_file: Vec<PathBuf>,
+    /// Registries that speak plain HTTP, as the nodes are told of the site's.
+    #[arg(long, value_name = "HOST[:PORT]", env = "AIRLOCK_PLAIN_HTTP", value_delimiter = ',')]
+    plain_http: Vec<String>,
     /// Let nodes ask the source's own registry for what the site does not have. Otherwise nothing outside is asked.
     #[arg(long)]
     keep_upstream: bool,
     /// Write the files below this directory (`/` on a node itself); without it, print them.
-    #[arg(short, long, value_name = "DIR")]
-    output: Option<PathBuf>,
+    #[arg(long, alias = "output", short_alias = 'o', value_name = "DIR")]
+    output_dir: Option<PathBuf>,
     /// Write over files that airlock did not write.
-    #[arg(long, requires = "output")]
+    #[arg(long, requires = "output_dir")]
     force: bool,
     /// A containerd configuration to look at: fails if it would not read what is written.
-    #[arg(long, value_name = "CONFIG.TOML")]
-    check: Option<PathBuf>,
+    #[arg(long, alias = "check", value_name = "CONFIG.TOML")]
+    check_config: Option<PathBuf>,
 }
 
 /// [`Runtime`], as the command line has it.
@@ -57,6 +62,21 @@ enum RuntimeArg {
     Docker,
 }
 
+/// Gives `--plain-http` of `mirrors` a value where it has none: so it was spelled once, and meant the site's registry.
+pub fn old_spelling(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let verb = arguments.iter().position(|argument| argument == "mirrors").unwrap_or(arguments.len());
+    for at in verb..arguments.len() {
+        let is_host = arguments.get(at + 1).is_some_and(|next| {
+            let is_runtime = next.to_str().is_some_and(|next| RuntimeArg::from_str(next, false).is_ok());
+            !is_runtime && !next.as_bytes().starts_with(b"-") && !Path::new(next).exists()
+        });
+        if arguments[at] == "--plain-http" && !is_host {
+            arguments[at] = format!("--plain-http={THE_SITES}").into();
+        }
+    }
+    arguments
+}
+
 pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let runtime = match args.runtime {
         RuntimeArg::Containerd => Runtime::Containerd,
@@ -65,23 +85,21 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         RuntimeArg::Crio => Runtime::Crio,
         RuntimeArg::Docker => Runtime::Docker,
     };
-    if args.check.is_some() && runtime != Runtime::Containerd {
-        return Err(Error::input("reading --check", "it looks at containerd's configuration")
+    if args.check_config.is_some() && runtime != Runtime::Containerd {
+        return Err(Error::input("reading --check-config", "it looks at containerd's configuration")
             .hint("use it with `airlock mirrors containerd`"));
     }
     let mapping = args.at_site.mapping()?;
     let read = |path: &PathBuf| {
         file::read_text(path).map_err(|e| Error::input(format!("reading {}", path.display()), e))
     };
-    let ca = args.ca.as_ref().map(read).transpose()?;
-    let choices = Choices {
-        plain_http: args.plain_http,
-        keep_upstream: args.keep_upstream,
-        from_serve: args.from_serve,
-    };
+    let plain_http = args.plain_http.iter().any(|host| host == mapping.registry() || host == THE_SITES);
+    let authorities = args.ca_file.iter().map(read).collect::<Result<Vec<_>>>()?;
+    let ca = (!authorities.is_empty() && !plain_http).then(|| authorities.join("\n"));
+    let choices = Choices { plain_http, keep_upstream: args.keep_upstream, from_serve: args.from_serve };
     let bundle = args.trusted.open(printer)?;
     let config = mirrors::configure(runtime, &Settings::new(&bundle, mapping, ca, choices)?)?;
-    let output = args.output.as_deref().filter(|path| *path != Path::new("-"));
+    let output = args.output_dir.as_deref().filter(|path| *path != Path::new("-"));
     let states = output.map(|root| mirrors::write(root, &config.files, args.force)).transpose()?;
     let value = serde_json::json!({
         "runtime": runtime, "files": config.files, "states": states, "notes": config.notes,
@@ -99,7 +117,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     }
     printer.document(&value, [&*text])?;
     config.notes.iter().for_each(|note| printer.note(&format!("- {note}")));
-    match &args.check {
+    match &args.check_config {
         Some(path) => check(path, &read(path)?, printer),
         None => Ok(()),
     }

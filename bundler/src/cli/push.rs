@@ -10,12 +10,16 @@ use super::{Network, Printer, Trusted, mapping};
 
 /// Arguments of `push`.
 #[derive(clap::Args)]
+#[command(override_usage = "airlock push [OPTIONS] --registry <REGISTRY[/PREFIX]> <BUNDLE>")]
 pub struct Args {
     #[command(flatten)]
     trusted: Trusted,
-    /// The site's registry.
-    #[arg(value_name = "REGISTRY[/PREFIX]")]
-    registry: String,
+    /// The site's registry, and where in it.
+    #[arg(long, value_name = "REGISTRY[/PREFIX]", required_unless_present = "place")]
+    registry: Option<String>,
+    /// The old spelling of `--registry`.
+    #[arg(value_name = "REGISTRY[/PREFIX]", hide = true, conflicts_with = "registry")]
+    place: Option<String>,
     /// Leave the source's host out of the repositories' names; refused if two would collide.
     #[arg(long)]
     strip_host: bool,
@@ -24,10 +28,11 @@ pub struct Args {
 }
 
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
-    let mapping = mapping(&args.registry, args.strip_host)?;
+    let registry = args.registry.as_ref().or(args.place.as_ref()).map_or("", String::as_str);
+    let mapping = mapping(registry, args.strip_host)?;
     let bundle = Arc::new(args.trusted.open(printer)?);
     let pushed = bundler::push::push(&bundle, &args.network.client()?, &mapping, &printer.progress()).await?;
-    printer.result(&pushed, || summary(&args.registry, &pushed))
+    printer.result(&pushed, || summary(registry, &pushed))
 }
 
 /// What was pushed, in a line.

@@ -50,7 +50,7 @@ pub struct Args {
     signature: Option<PathBuf>,
     /// Write the signature (Base64, as `cosign sign-blob` does) to this file, and leave the bundle's as it is: for `--signature` of
     /// the verbs that check it.
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 

@@ -16,9 +16,12 @@ pub struct Args {
     /// The release.
     #[arg(required_unless_present = "all")]
     release: Option<String>,
-    /// Every release of this bundle, the last first.
-    #[arg(long, value_name = "BUNDLE", conflicts_with = "release")]
-    all: Option<PathBuf>,
+    /// Every release of the bundle that --bundle names, the last first. The bundle here is the old spelling.
+    #[arg(long, value_name = "BUNDLE", num_args = 0..=1, conflicts_with = "release")]
+    all: Option<Option<PathBuf>>,
+    /// A bundle.
+    #[arg(long, value_name = "FILE", requires = "all")]
+    bundle: Option<PathBuf>,
     #[command(flatten)]
     signed: Signed,
     /// Namespace of the release; with --all, instead of those that the bundle names.
@@ -97,7 +100,11 @@ fn releases(args: &Args, printer: &Printer) -> Result<Vec<(String, Option<String
     if let Some(release) = &args.release {
         return Ok(vec![(release.clone(), args.namespace.clone())]);
     }
-    let Some(path) = &args.all else { return Ok(vec![]) };
+    let named = args.all.iter().flatten().chain(&args.bundle).collect::<Vec<_>>();
+    let [path] = named[..] else {
+        return Err(Error::input("uninstalling all releases of a bundle", "no single bundle is named")
+            .hint("name it once, with --bundle FILE"));
+    };
     let bundle = args.signed.open(path, printer)?;
     let charts = bundle.manifest().charts.iter().rev();
     Ok(charts.map(|c| (c.release.clone(), args.namespace.clone().or_else(|| c.namespace.clone()))).collect())

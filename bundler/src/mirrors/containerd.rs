@@ -28,7 +28,7 @@ pub fn configure(settings: &Settings) -> NodeConfig {
         directory(&mut files, settings, settings.mapping.registry(), &text);
     }
     let notes = vec![
-        "containerd reads them only where its configuration says so; see `--check /etc/containerd/config.toml`. In \
+        "containerd reads them only where its configuration says so; see `--check-config /etc/containerd/config.toml`. In \
          config.toml of version 2 (containerd 1.6, 1.7):\n    [plugins.\"io.containerd.grpc.v1.cri\".registry]\n      \
          config_path = \"/etc/containerd/certs.d\"\n  and of version 3 (containerd 2):\n    \
          [plugins.\"io.containerd.cri.v1.images\".registry]\n      config_path = \"/etc/containerd/certs.d\""

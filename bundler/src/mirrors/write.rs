@@ -47,14 +47,14 @@ pub fn write(root: &Path, files: &[NodeFile], force: bool) -> Result<Vec<State>>
     if !foreign.is_empty() && !force {
         let why = format!("these are not airlock's, and would be lost:{}", foreign.concat());
         return Err(Error::input(format!("writing below {}", root.display()), why)
-            .hint("merge by hand what is printed without --output, or write over them with --force"));
+            .hint("merge by hand what is printed without --output-dir, or write over them with --force"));
     }
     for (n, (file, state)) in files.iter().zip(&states).enumerate() {
         if *state != State::Unchanged {
             let path = root.join(&file.path);
             put(&path, &file.content).map_err(|e| {
                 let action = format!("writing {} ({n} of {} files are written)", path.display(), files.len());
-                Error::unwritable(action, e, "--output")
+                Error::unwritable(action, e, "--output-dir")
             })?;
         }
     }

@@ -1,6 +1,6 @@
 //! A certificate authority of the site's own, and the server's certificate by it: TLS without anybody's help.
 //!
-//! `DIR/ca.pem` is what nodes trust (`airlock mirrors --ca`), and stays the same for years; `server.pem` is made anew when it
+//! `DIR/ca.pem` is what nodes trust (`airlock mirrors --ca-file`), and stays the same for years; `server.pem` is made anew when it
 //! lacks a name or nears its end. `ca.key` stays beside them, with rights for its owner only: who has it can be this registry
 //! to every node, so DIR belongs on the machine that serves, and in its backup.
 

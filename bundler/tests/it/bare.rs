@@ -90,8 +90,10 @@ fn an_empty_read_only_root_is_enough_to_verify_inspect_serve_and_push() {
     for host in [Registry::start(), Registry::start()].iter().zip(["127.0.0.1", "localhost"]) {
         let (registry, name) = host;
         let target = registry.host().replace("127.0.0.1", name);
-        let pushed =
-            root.run(&["push", "app.tar", &target, "--key", "airlock.pub", "--json"]).exits(0).json();
+        let pushed = root
+            .run(&["push", "app.tar", "--registry", &target, "--key", "airlock.pub", "--json"])
+            .exits(0)
+            .json();
         assert!(pushed["blobs_sent"].as_u64().expect("a number") > 4, "{pushed}");
         curl(&format!("http://{}/v2/quay.io/a/web/manifests/1.0", registry.host()));
     }
@@ -107,8 +109,11 @@ fn an_empty_root_pushes_over_tls_with_a_ca_file() {
     root.0.make_read_only();
     let registry = Registry::with(&Settings { certificate: Some(&certificate), ..Settings::default() });
     for target in [registry.host(), registry.host().replace("127.0.0.1", "localhost")] {
-        root.run(&["push", "app.tar", &target, "--key", "airlock.pub"]).exits(3).says("--ca-file");
-        root.run(&["push", "app.tar", &target, "--key", "airlock.pub", "--ca-file", "ca.pem"]).exits(0);
+        root.run(&["push", "app.tar", "--registry", &target, "--key", "airlock.pub"])
+            .exits(3)
+            .says("--ca-file");
+        root.run(&["push", "app.tar", "--registry", &target, "--key", "airlock.pub", "--ca-file", "ca.pem"])
+            .exits(0);
     }
 }
 
@@ -165,7 +170,7 @@ fn a_network_of_loopback_only_is_enough_at_the_site() {
     network.wait_for(port);
     let registry = Registry::with(&Settings { network: Some(&network), ..Settings::default() });
     let host = registry.host();
-    isolated(&world, &network, &["push", "app.tar", &host, "--key", "airlock.pub"]).exits(0);
+    isolated(&world, &network, &["push", "app.tar", "--registry", &host, "--key", "airlock.pub"]).exits(0);
     let manifest = |host: &str| {
         let url = format!("http://{host}/v2/quay.io/a/web/manifests/1.0");
         succeed(network.command("curl").args(ACCEPT).args(["-sf", &url]))
@@ -199,7 +204,7 @@ fn serving_needs_no_user_no_right_and_no_way_out() {
         has("CapEff:\t0000000000000000");
         has("CapPrm:\t0000000000000000");
     }
-    isolated(&world, &network, &["push", "app.tar", &to, "--key", "airlock.pub"]).exits(0);
+    isolated(&world, &network, &["push", "app.tar", "--registry", &to, "--key", "airlock.pub"]).exits(0);
     let manifest = |host: &str| {
         let url = format!("http://{host}/v2/quay.io/a/web/manifests/1.0");
         succeed(network.command("curl").args(ACCEPT).args(["-sf", &url]))
@@ -232,7 +237,8 @@ async fn a_registry_that_cannot_be_reached_is_named_within_seconds() {
             .says("pinning an image that bundle.toml asks for");
         assert!(!world.path("new.lock").exists());
     }
-    timed(&["push", "app.tar", "192.0.2.1:5000", "--key", "airlock.pub"]).says("192.0.2.1:5000");
+    timed(&["push", "app.tar", "--registry", "192.0.2.1:5000", "--key", "airlock.pub"])
+        .says("192.0.2.1:5000");
 
     // A lock made while the registry was there.
     let world = world_of(&["redis"]);

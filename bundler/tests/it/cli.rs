@@ -5,7 +5,99 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use serde_json::Value;
 
-use crate::world::World;
+use crate::parts::Certificate;
+use crate::world::{Run, World};
+
+/// Old spellings with what they are now, for `app.tar`.
+const SPELLINGS: [(&str, &str); 12] = [
+    ("push app.tar 127.0.0.1:1", "push app.tar --registry 127.0.0.1:1"),
+    ("push --strip-host app.tar 127.0.0.1:1", "push --strip-host app.tar --registry 127.0.0.1:1"),
+    (
+        "mirrors crio app.tar --registry s.io:5 --plain-http",
+        "mirrors crio app.tar --registry s.io:5 --plain-http s.io:5",
+    ),
+    (
+        "mirrors crio --plain-http app.tar --registry s.io:5",
+        "mirrors crio app.tar --registry s.io:5 --plain-http s.io:5",
+    ),
+    (
+        "mirrors --plain-http crio app.tar --registry s.io:5",
+        "mirrors crio app.tar --registry s.io:5 --plain-http s.io:5",
+    ),
+    (
+        "mirrors crio app.tar --plain-http --registry s.io:5",
+        "mirrors crio app.tar --registry s.io:5 --plain-http s.io:5",
+    ),
+    (
+        "mirrors k3s app.tar --registry s.io:5 --ca ca.pem",
+        "mirrors k3s app.tar --registry s.io:5 --ca-file ca.pem",
+    ),
+    (
+        "mirrors k3s app.tar --registry s.io:5 --output n",
+        "mirrors k3s app.tar --registry s.io:5 --output-dir n",
+    ),
+    ("mirrors k3s app.tar --registry s.io:5 -o n", "mirrors k3s app.tar --registry s.io:5 --output-dir n"),
+    (
+        "mirrors containerd app.tar --registry s.io:5 --check c.toml",
+        "mirrors containerd app.tar --registry s.io:5 --check-config c.toml",
+    ),
+    ("uninstall --helm ./helm --all app.tar", "uninstall --helm ./helm --all --bundle app.tar"),
+    ("render app.tar --registry s.io:5 --chart no", "render app.tar --registry s.io:5 --release no"),
+];
+
+#[test]
+fn old_spellings_of_options_still_work() {
+    let world = World::with_bundle();
+    world.write(
+        "c.toml",
+        b"[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/etc/containerd/certs.d\"\n",
+    );
+    Certificate::signed(&world.path(""));
+    world.write("helm", b"#!/bin/sh\necho v3.99.0\n");
+    let runnable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(world.path("helm"), runnable).expect("a program");
+    let run = |words: &str| {
+        let args: Vec<&str> = words.split(' ').chain(["--key", "airlock.pub"]).collect();
+        let output = world.command(&args).env("KUBECONFIG", "none").output();
+        let _ = std::fs::remove_dir_all(world.path("n"));
+        Run::from(output.expect("airlock"))
+    };
+    for (old, new) in SPELLINGS {
+        let (old, new) = (run(old), run(new));
+        assert_eq!((old.code, &old.stdout, &old.stderr), (new.code, &new.stdout, &new.stderr));
+        assert!(!new.stderr.contains("the command line") && !new.stderr.contains("Usage"), "{}", new.stderr);
+    }
+    // They are in no help.
+    for (verb, old) in
+        [("push", "[REGISTRY"), ("mirrors", "--ca "), ("mirrors", "--output "), ("render", "--chart")]
+    {
+        let help = world.run(&[verb, "--help"]).exits(0).stdout;
+        assert!(!help.contains(old), "{help}");
+    }
+    world.run(&["push", "app.tar"]).exits(1).says("--registry <REGISTRY[/PREFIX]>");
+    let twice = ["push", "app.tar", "a.example", "--registry", "b.example", "--key", "airlock.pub"];
+    world.run(&twice).exits(1).says("cannot be used with");
+}
+
+#[test]
+fn an_option_means_one_thing_for_nodes_too() {
+    let world = World::with_bundle();
+    let crio = |more: &[&str], host: &str| {
+        let args = ["mirrors", "crio", "app.tar", "--key", "airlock.pub", "--registry", "s.io:5"];
+        let output = world.command(&[&args, more].concat()).env("AIRLOCK_PLAIN_HTTP", host).output();
+        Run::from(output.expect("airlock")).exits(0).stdout
+    };
+    // Only the site's registry counts, wherever it is named.
+    for (more, host, is_plain) in [
+        (&[][..], "", false),
+        (&[], "s.io:5", true),
+        (&[], "other:5,s.io:5", true),
+        (&["--plain-http", "other:5"], "", false),
+        (&["--plain-http", "other:5,s.io:5"], "", true),
+    ] {
+        assert_eq!(crio(more, host).contains("insecure = true"), is_plain, "{more:?} {host}");
+    }
+}
 
 /// A file name that is no UTF-8.
 fn odd(name: &[u8]) -> OsString {

@@ -517,7 +517,7 @@ async fn a_bundle_built_from_the_registry_that_it_was_pushed_to_is_the_same() {
     upstream.build(&world, "app.tar").exits(0);
     let registry = Registry::start();
     let host = registry.host();
-    world.run(&["push", "app.tar", &host, "--strip-host", "--key", "airlock.pub"]).exits(0);
+    world.run(&["push", "app.tar", "--registry", &host, "--strip-host", "--key", "airlock.pub"]).exits(0);
     drop(upstream);
     let mut command = world.command(&["build", "--key", "airlock.key", "--output", "again.tar"]);
     command.env("AIRLOCK_MIRRORS", format!("quay.io={host}"));

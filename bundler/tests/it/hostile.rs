@@ -173,7 +173,7 @@ fn names_that_lead_elsewhere_are_refused() {
             &["verify", "app.tar", "--insecure-skip-verify"],
             &["inspect", "app.tar"],
             &["serve", "app.tar", "--insecure-skip-verify", "--listen", "256.0.0.1:0"],
-            &["push", "app.tar", "127.0.0.1:1", "--insecure-skip-verify"],
+            &["push", "app.tar", "--registry", "127.0.0.1:1", "--insecure-skip-verify"],
             &["install", "app.tar", "--registry", "127.0.0.1:1", "--insecure-skip-verify"],
         ];
         for verb in verbs {
@@ -332,7 +332,7 @@ fn every_verb_refuses_damage_before_it_does_anything() {
         &["verify", "app.tar"],
         &["inspect", "app.tar"],
         &["serve", "app.tar", "--listen", "256.0.0.1:0"],
-        &["push", "app.tar", "127.0.0.1:1"],
+        &["push", "app.tar", "--registry", "127.0.0.1:1"],
         &["install", "app.tar", "--registry", "127.0.0.1:1"],
     ];
     let refused = |what: &str| {
@@ -379,7 +379,7 @@ fn a_damaged_layer_gets_no_tag_and_no_client_takes_it_for_whole() {
     assert!(quick.stdout.contains("layers and files NOT checked (--quick)"), "{}", quick.stdout);
 
     let registry = Registry::start();
-    let run = world.run(&["push", "app.tar", &registry.host(), "--key", "airlock.pub"]);
+    let run = world.run(&["push", "app.tar", "--registry", &registry.host(), "--key", "airlock.pub"]);
     run.exits(2).says("not what its digest says").says("hint: the file is damaged: copy it again");
     let port = free_port();
     let served = format!("127.0.0.1:{port}");
@@ -406,7 +406,7 @@ fn a_damaged_layer_gets_no_tag_and_no_client_takes_it_for_whole() {
         assert!(!whole && answer != format!("200 {}", layer["size"]), "{repository}: {answer}");
     }
     flip_all();
-    world.run(&["push", "app.tar", &registry.host(), "--key", "airlock.pub"]).exits(0);
+    world.run(&["push", "app.tar", "--registry", &registry.host(), "--key", "airlock.pub"]).exits(0);
     assert!(names.iter().all(|(repository, tag)| pushed(repository, tag) == "200"));
 }
 
@@ -468,7 +468,7 @@ fn without_the_sources_host_nothing_takes_anothers_place() {
         world.spec(&spec);
         world.run(&["lock"]).exits(0);
         world.build("app.tar");
-        let push = ["push", "app.tar", "127.0.0.1:1", "--key", "airlock.pub", "--strip-host"];
+        let push = ["push", "app.tar", "--registry", "127.0.0.1:1", "--key", "airlock.pub", "--strip-host"];
         world.run(&push).exits(1).says("in the same repository").says("hint: leave out --strip-host");
     }
 }

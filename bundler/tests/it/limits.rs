@@ -190,7 +190,7 @@ fn two_gigabytes_pass_in_64_mib_of_memory_and_no_disk_but_the_bundles() {
     watch.stayed_within("serve", 0);
 
     let registry = Registry::with(&Settings { below: Some(room), ..Settings::default() });
-    let args = ["push", "big.tar", &registry.host(), "--key", "airlock.pub", "--json"];
+    let args = ["push", "big.tar", "--registry", &registry.host(), "--key", "airlock.pub", "--json"];
     let (run, watch) = Watch::new(&world).run(&args);
     let sent = run.exits(0).json()["bytes_sent"].as_u64().expect("a number");
     assert!(sent > 4 * LAYER, "{sent}");

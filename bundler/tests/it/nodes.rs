@@ -25,7 +25,7 @@ fn files_are_printed_or_written_and_those_of_others_stay() {
     {
         assert!(printed.stdout.contains(&format!("==> {path} <==\n")), "{}", printed.stdout);
     }
-    let to = [&site[..], &["--output", "node"]].concat();
+    let to = [&site[..], &["--output-dir", "node"]].concat();
     let written = world.run(&with(&["mirrors", "containerd"], &to)).exits(0).stdout;
     assert_eq!(written.matches("created ").count(), 2, "{written}");
     let again = world.run(&with(&["mirrors", "containerd"], &to)).exits(0).stdout;
@@ -55,12 +55,12 @@ fn what_makes_no_mirror_is_refused_with_what_to_do() {
         ("containerd", &["--registry", "site"], "needs a dot or a port"),
         ("containerd", &["--registry", "https://site:5000"], "without a scheme"),
         ("containerd", &["--registry", "[::1]:5000"], "IPv6"),
-        ("containerd", &["--registry", "site:5000", "--ca", "missing.pem"], "missing.pem"),
-        ("containerd", &["--registry", "site:5000", "--ca", "not-ca.pem"], "no certificate in it"),
-        ("containerd", &["--registry", "site:5000", "--output", "file"], "Not a directory"),
-        ("containerd", &["--registry", "site:5000", "--force"], "--output"),
-        ("containerd", &["--registry", "site:5000", "--check", "config.toml"], "add config_path"),
-        ("crio", &["--registry", "site:5000", "--check", "config.toml"], "containerd's configuration"),
+        ("containerd", &["--registry", "site:5000", "--ca-file", "missing.pem"], "missing.pem"),
+        ("containerd", &["--registry", "site:5000", "--ca-file", "not-ca.pem"], "no certificate in it"),
+        ("containerd", &["--registry", "site:5000", "--output-dir", "file"], "Not a directory"),
+        ("containerd", &["--registry", "site:5000", "--force"], "--output-dir"),
+        ("containerd", &["--registry", "site:5000", "--check-config", "config.toml"], "add config_path"),
+        ("crio", &["--registry", "site:5000", "--check-config", "config.toml"], "containerd's configuration"),
     ] {
         world.run(&with(&["mirrors", verb], rest)).exits(1).says(said);
     }

@@ -170,7 +170,7 @@ fn a_bundle_of_version_1_is_still_taken() {
     // Made before bundles had statements.
     world.run(&["inspect", "v1.tar", "--key", "v1.pub", "--sbom"]).exits(1).says("an older airlock made it");
     let store = Served::store(&world, "store", &[]);
-    world.run(&["push", "v1.tar", &store.host, "--key", "v1.pub"]).exits(0);
+    world.run(&["push", "v1.tar", "--registry", &store.host, "--key", "v1.pub"]).exits(0);
     let manifest =
         &world.run(&["inspect", "v1.tar", "--key", "v1.pub", "--json"]).exits(0).json()["manifest"];
     let names = |list: &str, field: &str| {
@@ -277,7 +277,7 @@ fn an_index_of_nothing_is_pushed_too() {
     world.run(&["lock"]).exits(0);
     world.build("app.tar");
     let served = Served::store(&world, "store", &[]);
-    let push = ["push", "app.tar", &served.host, "--key", "airlock.pub", "--json"];
+    let push = ["push", "app.tar", "--registry", &served.host, "--key", "airlock.pub", "--json"];
     assert_eq!(world.run(&push).exits(0).json()["unchanged"], 0);
     assert_eq!(world.run(&push).exits(0).json()["unchanged"], 1);
 }

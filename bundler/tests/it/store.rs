@@ -95,7 +95,10 @@ fn blob(world: &World, content: &[u8]) -> PathBuf {
 fn what_is_pushed_is_there_after_a_kill_and_pushed_once() {
     let world = World::with_bundle();
     let push = |served: &Served| {
-        world.run(&["push", "app.tar", &served.host, "--key", "airlock.pub", "--json"]).exits(0).json()
+        world
+            .run(&["push", "app.tar", "--registry", &served.host, "--key", "airlock.pub", "--json"])
+            .exits(0)
+            .json()
     };
     let mut served = Served::store(&world, "store", &[]);
     assert_eq!(push(&served)["items"], 3);
@@ -298,13 +301,13 @@ fn a_store_is_used_by_one_and_what_is_damaged_in_it_is_left_out() {
     let start = |store: &str| world.run(&["serve", "--store", store, "--listen", "127.0.0.1:0"]);
     let served = Served::store(&world, "store", &[]);
     start("store").exits(1).says("another `airlock serve` uses it").says("hint: stop that one");
-    world.run(&["push", "app.tar", &served.host, "--key", "airlock.pub"]).exits(0);
+    world.run(&["push", "app.tar", "--registry", &served.host, "--key", "airlock.pub"]).exits(0);
     let redis = ask(&served, "GET", "/v2/docker.io/library/redis/manifests/8", "", b"").body;
     fs::write(blob(&world, &redis), b"damaged").expect("written");
     let served = started_again(&world, served);
     assert_eq!(ask(&served, "GET", "/v2/docker.io/library/redis/manifests/8", "", b"").status, 404);
     assert_eq!(ask(&served, "GET", "/v2/quay.io/a/web/manifests/1.0", "", b"").status, 200);
-    world.run(&["push", "app.tar", &served.host, "--key", "airlock.pub"]).exits(0);
+    world.run(&["push", "app.tar", "--registry", &served.host, "--key", "airlock.pub"]).exits(0);
     assert_eq!(ask(&served, "GET", "/v2/docker.io/library/redis/manifests/8", "", b"").body, redis);
 }
 
@@ -350,7 +353,10 @@ fn an_index_goes_with_a_part_of_it_and_what_it_had_stays_to_be_pushed_again() {
     world.run(&["lock"]).exits(0);
     world.build("app.tar");
     let push = |served: &Served| {
-        world.run(&["push", "app.tar", &served.host, "--key", "airlock.pub", "--json"]).exits(0).json()
+        world
+            .run(&["push", "app.tar", "--registry", &served.host, "--key", "airlock.pub", "--json"])
+            .exits(0)
+            .json()
     };
     let tag = |served: &Served| ask(served, "GET", "/v2/docker.io/library/multi/manifests/1", "", b"");
     let mut served = Served::store(&world, "store", &[]);
@@ -461,7 +467,7 @@ fn only_who_logs_in_pushes_and_everybody_pulls_where_that_is_said() {
     let hash = succeed(Command::new("htpasswd").args(["-nbBC", "5", LOGIN.0, LOGIN.1]));
     world.write("users", hash.as_bytes());
     let served = Served::store(&world, "store", &["--htpasswd", &file, "--anonymous-pull"]);
-    let push = || world.run(&["push", "app.tar", &served.host, "--key", "airlock.pub"]);
+    let push = || world.run(&["push", "app.tar", "--registry", &served.host, "--key", "airlock.pub"]);
     push().exits(3).says("401 Unauthorized").says("no login");
     let config = world.path("docker").display().to_string();
     let login = ["--config", &config, "login", "--username", LOGIN.0, "--password", LOGIN.1, &served.host];
@@ -517,7 +523,7 @@ fn only_who_has_a_certificate_by_the_sites_authority_is_answered() {
     assert!(!curl(&["--cert", &of(&other.certificate), "--key", &of(&other.key)]));
     // Pushed to with one, and without.
     let store = Served::store(&world, "store", &tls);
-    let push = ["push", "app.tar", &store.host, "--key", "airlock.pub", "--ca-file", &ca];
+    let push = ["push", "app.tar", "--registry", &store.host, "--key", "airlock.pub", "--ca-file", &ca];
     world.run(&push).exits(3).says("asks for a client certificate").says("--cert-file");
     world.run(&[&push[..], &["--cert-file", &certificate, "--key-file", &key]].concat()).exits(0);
     world
@@ -534,7 +540,7 @@ fn only_who_has_a_certificate_by_the_sites_authority_is_answered() {
 fn a_large_blob_goes_on_where_it_was_when_both_ends_were_killed() {
     let world = uploads::bundle();
     let args = |host: &str| {
-        let args = ["push", "big.tar", host, "--insecure-skip-verify", "--json"];
+        let args = ["push", "big.tar", "--registry", host, "--insecure-skip-verify", "--json"];
         args.map(str::to_owned)
     };
     // The same address again: an upload's is below it.

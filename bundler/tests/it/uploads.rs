@@ -274,7 +274,7 @@ async fn a_push_that_was_killed_goes_on_with_the_upload() {
     let world = bundle();
     for is_damaged in [false, true] {
         let site = Site::start().await;
-        let args = ["push", "big.tar", &site.host, "--insecure-skip-verify", "--json"];
+        let args = ["push", "big.tar", "--registry", &site.host, "--insecure-skip-verify", "--json"];
         site.state().stalls_at = Some(STALL);
         let child = world.command(&args).stderr(Stdio::piped()).spawn().expect("airlock");
         wait_until("the registry stalls", || site.state().stalls_at.is_none());
@@ -306,7 +306,7 @@ async fn a_push_that_was_killed_goes_on_with_the_upload() {
 async fn a_registry_that_needs_something_done_first_is_explained() {
     let world = World::with_bundle();
     let site = Site::start().await;
-    let push = || world.run(&["push", "app.tar", &site.host, "--key", "airlock.pub"]).exits(3);
+    let push = || world.run(&["push", "app.tar", "--registry", &site.host, "--key", "airlock.pub"]).exits(3);
     site.state().has_no_repositories = true;
     push().says("NAME_UNKNOWN").says("makes no repositories by itself: create ");
     site.state().has_no_repositories = false;
@@ -315,5 +315,5 @@ async fn a_registry_that_needs_something_done_first_is_explained() {
     push().says("412 Precondition Failed").says(&format!("the tag is there already, with {other}"));
     assert!(site.state().manifests.is_empty());
     site.state().is_immutable = false;
-    world.run(&["push", "app.tar", &site.host, "--key", "airlock.pub"]).exits(0);
+    world.run(&["push", "app.tar", "--registry", &site.host, "--key", "airlock.pub"]).exits(0);
 }

@@ -86,7 +86,8 @@ fn a_push_of_what_is_there_asks_once_for_each_image_chart_and_file() {
     world.build("app.tar");
     let registry = Registry::start();
     let push = || {
-        let run = world.run(&["push", "app.tar", &registry.host(), "--key", "airlock.pub", "--json"]);
+        let run =
+            world.run(&["push", "app.tar", "--registry", &registry.host(), "--key", "airlock.pub", "--json"]);
         run.exits(0).json()["unchanged"].as_u64().expect("a number")
     };
     assert_eq!(push(), 0);
@@ -148,7 +149,7 @@ fn a_bundle_is_read_once_or_not_at_all() {
 
     let registry = Registry::with(&Settings { below: Some(room), ..Settings::default() });
     let host = registry.host();
-    let push = ["push", "big.tar", &host, "--key", "airlock.pub"];
+    let push = ["push", "big.tar", "--registry", &host, "--key", "airlock.pub"];
     assert_times("push", read(&push), 1, bundle);
     assert_small("push of what is there", read(&push));
 

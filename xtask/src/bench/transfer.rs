@@ -51,7 +51,7 @@ const VERIFY: &str = "airlock verify bundle.tar --key airlock.pub";
 const VERIFY_FLOOR: &str = "openssl dgst -sha256 bundle.tar";
 const PULL: &str = "seq 0 7 | xargs -P 8 -I {} sh -c 'sed s,^,http://$FROM/v2/, pull.{} |
     xargs curl --silent --fail --noproxy \"*\" > /dev/null'";
-const PUSH: &str = "airlock push bundle.tar --key airlock.pub $SITE";
+const PUSH: &str = "airlock push bundle.tar --key airlock.pub --registry $SITE";
 const PUSH_SKOPEO: &str = "for image in $IMAGES; do
     skopeo copy --quiet --all --dest-tls-verify=false oci:$LAYOUT:$image docker://$SITE/$image:1
 done";

@@ -127,7 +127,7 @@ impl World {
     }
 
     pub fn push(&self, dir: &Path, site: &str) -> Command {
-        self.airlock(dir, "127.0.0.1:9", &["push", "whole.tar", "--key", "airlock.pub", site])
+        self.airlock(dir, "127.0.0.1:9", &["push", "whole.tar", "--key", "airlock.pub", "--registry", site])
     }
 
     pub fn install(&self, dir: &Path) -> Command {

@@ -31,7 +31,16 @@ fn what_was_signed_is_told_from_what_was_not() {
     );
 
     // Content that the second bundle has, and the first has not, under a name of the site.
-    let push = ["push", "2.tar", &site.registry, "--key", "airlock.pub", "--plain-http", &site.registry];
+    let push = [
+        "push",
+        "2.tar",
+        "--registry",
+        &site.registry,
+        "--key",
+        "airlock.pub",
+        "--plain-http",
+        &site.registry,
+    ];
     site.run(&push).exits(0);
     let image = format!("{}/quay.io/a/app:1", site.registry);
     let image = format!("--image={image}");

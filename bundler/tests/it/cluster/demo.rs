@@ -75,7 +75,8 @@ fn pods_run_out_of_a_registry_that_was_pushed_to_and_helm_knows_the_releases() {
     }
 
     // Again, and with other values: the same release, a revision on.
-    install(&cluster, &registry.host, site, &["--chart", "hello", "--set", "hello:replicaCount=1"]).exits(0);
+    install(&cluster, &registry.host, site, &["--release", "hello", "--set", "hello:replicaCount=1"])
+        .exits(0);
     let pods = cluster.pods(site);
     assert_out_of_the_bundle(&pods, &registry.host);
     let count = |pods: &[Value]| {
@@ -102,7 +103,7 @@ fn pods_run_straight_out_of_the_bundle() {
     let cluster = Cluster::take();
     let (registry, site) = (cluster.serve(shared(), "app.tar"), "airlock-it-serve");
     let _namespace = cluster.namespace(site);
-    install(&cluster, &registry.host, site, &["--no-push", "--chart", "hello"]).exits(0);
+    install(&cluster, &registry.host, site, &["--no-push", "--release", "hello"]).exits(0);
     let pods = cluster.pods(site);
     assert_eq!(pods.len(), 3, "{pods:?}");
     assert_out_of_the_bundle(&pods, &registry.host);

@@ -85,7 +85,8 @@ fn a_bundle_is_installed_upgraded_rolled_back_and_removed() {
     assert!(gone.stdout.contains("stays: namespace inst-life"), "{}", gone.stdout);
     assert!(site.objects("deployments").is_empty());
     site.run(&["uninstall", "web", "--namespace", &site.namespace]).exits(1).says("no such release");
-    let all = ["uninstall", "--all", "1.tar", "--key", "airlock.pub", "--namespace", &site.namespace];
+    let all =
+        ["uninstall", "--all", "--bundle", "1.tar", "--key", "airlock.pub", "--namespace", &site.namespace];
     assert!(site.run(&all).exits(0).stdout.contains("was not there"));
 }
 

@@ -81,7 +81,8 @@ fn mirrors_give_the_node_names_that_nobody_rewrote() {
     let node = tempfile::tempdir().expect("a directory");
     let to = node.path().display().to_string();
     let args = ["mirrors", "containerd", "app.tar", "--key", "airlock.pub", "--registry", &registry.host];
-    cluster.airlock(shared(), &[&args[..], &["--plain-http", "--output", &to]].concat()).exits(0);
+    let plain = ["--plain-http", &registry.host, "--output-dir", &to];
+    cluster.airlock(shared(), &[&args[..], &plain].concat()).exits(0);
     let written = node.path().join("etc/containerd/certs.d");
     let read = |host: &String| fs::read_to_string(written.join(host).join("hosts.toml")).expect("hosts.toml");
     let hosts: Vec<Hosts> =

@@ -89,7 +89,7 @@ fn the_platforms_that_are_asked_for_arrive_at_a_registry_with_upstreams_digests(
         airlock(&world, &["build", "--key", "airlock.key", "--output", "b.tar"]).exits(0);
         world.run(&["verify", "b.tar", "--key", "airlock.pub"]).exits(0);
         let target = format!("{}/{name}", registry.host());
-        world.run(&["push", "b.tar", &target, "--key", "airlock.pub"]).exits(0);
+        world.run(&["push", "b.tar", "--registry", &target, "--key", "airlock.pub"]).exits(0);
 
         let there = format!("docker://{target}/{BUSYBOX}");
         let inspect = ["inspect", "--raw", "--tls-verify=false", &there];

@@ -13,8 +13,17 @@ use crate::world::World;
 /// Writes the configuration of `runtime` for `app.tar` at `registry` below a directory.
 fn write(runtime: &str, registry: &str, node: &Path, more: &[&str]) {
     let node = node.display().to_string();
-    let fixed =
-        ["mirrors", runtime, "app.tar", "--key", "airlock.pub", "--registry", registry, "--output", &node];
+    let fixed = [
+        "mirrors",
+        runtime,
+        "app.tar",
+        "--key",
+        "airlock.pub",
+        "--registry",
+        registry,
+        "--output-dir",
+        &node,
+    ];
     shared().run(&[&fixed[..], more].concat()).exits(0);
 }
 
@@ -46,7 +55,7 @@ fn containerd_pulls_from_serve_with_an_authority_of_its_own() {
     let dir = tls.path("tls").display().to_string();
     let served = Served::with(shared(), "app.tar", &["--tls-self-signed", &dir, "--advertise", "127.0.0.1"]);
     let node = tempfile::tempdir().expect("a directory");
-    write("containerd", &served.host, node.path(), &["--ca", &format!("{dir}/ca.pem")]);
+    write("containerd", &served.host, node.path(), &["--ca-file", &format!("{dir}/ca.pem")]);
     let at_site = format!("{}/{BUSYBOX}@{}", served.host, upstream_for(BUSYBOX, "amd64"));
     pulls_by_hosts_toml("airlock-mirror-serve", node.path(), &at_site);
 }
@@ -61,10 +70,10 @@ fn containerd_pulls_from_a_registry_with_a_prefix() {
     let registry = Registry::with(&settings);
     for (n, (prefix, strip)) in [("mirror/a", &[][..]), ("flat", &["--strip-host"])].into_iter().enumerate() {
         let there = format!("{}/{prefix}", registry.host());
-        let push = ["push", "app.tar", &there, "--key", "airlock.pub", "--ca-file", &ca];
+        let push = ["push", "app.tar", "--registry", &there, "--key", "airlock.pub", "--ca-file", &ca];
         shared().run(&[&push[..], strip].concat()).exits(0);
         let node = tempfile::tempdir().expect("a directory");
-        write("containerd", &there, node.path(), &[&["--ca", &ca], strip].concat());
+        write("containerd", &there, node.path(), &[&["--ca-file", &ca], strip].concat());
         let below = if strip.is_empty() { "docker.io/library/busybox" } else { "library/busybox" };
         let at_site = format!("{there}/{below}@{}", upstream_for(BUSYBOX, "amd64"));
         pulls_by_hosts_toml(&format!("airlock-mirror-prefix-{n}"), node.path(), &at_site);
@@ -79,13 +88,14 @@ fn containers_libraries_read_registries_conf() {
     let encrypted = ["--tls-self-signed", &dir, "--advertise", "127.0.0.1"];
     let ca = format!("{dir}/ca.pem");
     for (serve, mirrors) in [
-        (&[][..], &["--plain-http"][..]),
-        (&encrypted, &["--ca", &ca]),
-        (&encrypted, &["--ca", &ca, "--keep-upstream"]),
+        (&[][..], &[][..]),
+        (&encrypted, &["--ca-file", &ca]),
+        (&encrypted, &["--ca-file", &ca, "--keep-upstream"]),
     ] {
         let served = Served::with(shared(), "app.tar", serve);
         let node = tempfile::tempdir().expect("a directory");
-        write("crio", &served.host, node.path(), mirrors);
+        let plain = ["--plain-http", &served.host];
+        write("crio", &served.host, node.path(), if serve.is_empty() { &plain } else { mirrors });
         let conf = node.path().join("etc/containers/registries.conf.d/50-airlock.conf");
         let certificates = node.path().join("etc/containers/certs.d").join(&served.host);
         for (name, digest) in pulled() {
@@ -112,7 +122,7 @@ fn docker_asks_serve_for_docker_hubs_images() {
     let _alone = BUSYBOX_IN_DOCKER.lock();
     let served = Served::start(shared(), "app.tar");
     let node = tempfile::tempdir().expect("a directory");
-    write("docker", &served.host, node.path(), &["--plain-http", "--from-serve"]);
+    write("docker", &served.host, node.path(), &["--plain-http", &served.host, "--from-serve"]);
     // The tests' engine, whose files are where its containerd's are.
     let socket = part("AIRLOCK_TEST_CONTAINERD");
     let engine = Path::new(&socket).ancestors().nth(3).expect("the engine's directory");

@@ -11,8 +11,12 @@ use crate::world::World;
 fn what_is_pushed_has_upstreams_digests_and_is_pushed_once() {
     let registry = Registry::start();
     let target = format!("{}/site", registry.host());
-    let push =
-        || shared().run(&["push", "app.tar", &target, "--key", "airlock.pub", "--json"]).exits(0).json();
+    let push = || {
+        shared()
+            .run(&["push", "app.tar", "--registry", &target, "--key", "airlock.pub", "--json"])
+            .exits(0)
+            .json()
+    };
     let lock = lock_of(shared(), "images.lock");
     let items = lock.images.len() + lock.charts.len() + lock.files.len();
     let first = push();
@@ -59,7 +63,9 @@ fn push_uses_dockers_login_and_a_ca_file() {
         Registry::with(&Settings { login: true, certificate: Some(&certificate), ..Settings::default() });
     let target = format!("{}/site", registry.host());
     let push = |more: &[&str]| {
-        world.run(&[&["push", "app.tar", &target, "--key", "airlock.pub", "--json"], more].concat())
+        world.run(
+            &[&["push", "app.tar", "--registry", &target, "--key", "airlock.pub", "--json"], more].concat(),
+        )
     };
     let ca = path(&world, "ca.pem");
     push(&[]).exits(3).says("certificate").says("--ca-file");

@@ -106,7 +106,7 @@ fn a_bundle_pushed_to_a_store_is_what_serve_has() {
     let world = World::new();
     let store = Served::store(&world, "store", &[]);
     let served = Served::start(shared(), "app.tar");
-    shared().run(&["push", "app.tar", &store.host, "--key", "airlock.pub"]).exits(0);
+    shared().run(&["push", "app.tar", "--registry", &store.host, "--key", "airlock.pub"]).exits(0);
     let list =
         |host: &str| tool(Path::new("/"), "oras", &["repo", "ls", "--plain-http", host]).exits(0).stdout;
     let names = list(&served.host);

@@ -114,7 +114,12 @@ fn carries_everything_from(host: &str, world: &World) {
     let (store, registry) = (Served::store(world, "site", &[]), Registry::start());
     let served = Served::start(world, "app.tar");
     for site in [&store.host, &registry.host()] {
-        let push = || world.run(&["push", "app.tar", site, "--key", "airlock.pub", "--json"]).exits(0).json();
+        let push = || {
+            world
+                .run(&["push", "app.tar", "--registry", site, "--key", "airlock.pub", "--json"])
+                .exits(0)
+                .json()
+        };
         assert_eq!((&push()["items"], &push()["unchanged"]), (&6.into(), &6.into()));
     }
     let sigstore = "application/vnd.dev.sigstore.bundle.v0.3+json";

@@ -92,6 +92,14 @@ pub struct ListedEntry {
     pub size: u64,
 }
 
+impl ListedEntry {
+    /// Whether its path is its digest; else it is one of the entries with fixed names.
+    #[must_use]
+    pub fn is_blob(&self) -> bool {
+        self.path == blob_path(&self.sha256.0)
+    }
+}
+
 /// A SHA-256 digest written without its algorithm, as `sha256sum` prints it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

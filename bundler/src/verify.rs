@@ -12,12 +12,12 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::Semaphore;
 
-use crate::archive::Placed;
+use crate::archive::{Entry, Placed};
 use crate::buffers::Buffers;
 use crate::bundle::Bundle;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
-use crate::format::{self, Image, METADATA_CAP, Manifest, blob_path};
+use crate::format::{self, Image, ListedEntry, METADATA_CAP, Manifest};
 use crate::image::{self, ImageManifest, Parsed};
 use crate::progress::Progress;
 use crate::sign::{self, PublicKey};
@@ -46,6 +46,7 @@ pub enum Trust {
 #[derive(Debug)]
 pub struct VerifiedBundle {
     bundle: Bundle,
+    /// The entries below `blobs/`, whose paths are their digests: each digest has one place.
     blobs: HashMap<Digest, Blob>,
     signers: Vec<String>,
     /// For chunks on their way out.
@@ -78,8 +79,7 @@ impl Bundle {
             Trust::InsecureSkipVerify => Vec::new(),
         };
         let mut blobs = HashMap::new();
-        // The first two entries are the manifest and its signature.
-        for (placed, listed) in self.layout().entries[2..].iter().zip(&self.manifest().entries) {
+        for (placed, listed) in self.listed().filter(|(_, listed)| listed.is_blob()) {
             let blob =
                 Blob { placed: placed.clone(), checked: AtomicBool::new(false), checking: Mutex::default() };
             blobs.insert(listed.sha256.0, blob);
@@ -88,6 +88,12 @@ impl Bundle {
         let verified = VerifiedBundle { bundle: self, blobs, signers, buffers, hashing };
         verified.check_small()?;
         Ok(verified)
+    }
+
+    /// Every entry that the manifest lists, with its place.
+    fn listed(&self) -> impl Iterator<Item = (&Placed, &ListedEntry)> {
+        // The first two entries are the manifest and its signature.
+        self.layout().entries[2..].iter().zip(&self.manifest().entries)
     }
 }
 
@@ -134,17 +140,33 @@ impl VerifiedBundle {
     /// When it is not there, too large to be held in memory, or not what its digest says.
     pub fn small(&self, digest: &Digest) -> Result<Bytes> {
         let blob = self.blob(digest)?;
-        let size = blob.placed.entry.size;
-        if size > METADATA_CAP {
-            return Err(self.refuse(format!("{digest} is too large for a manifest or config: {size} bytes")));
-        }
-        let mut content = vec![0; size as usize];
-        self.bundle.read_at(&mut content, blob.placed.content_at)?;
-        if Digest::of(&content) != *digest {
-            return Err(self.corrupt(digest));
-        }
+        let content = self.content(&blob.placed, digest)?;
         blob.checked.store(true, Ordering::Relaxed);
-        Ok(content.into())
+        Ok(content)
+    }
+
+    /// A small entry by its path, its digest checked; none if the bundle has no such entry.
+    ///
+    /// # Errors
+    /// When it is too large to be held in memory, or not what its digest says.
+    pub fn entry(&self, path: &str) -> Result<Option<Bytes>> {
+        let found = self.bundle.listed().find(|(_, listed)| listed.path == path);
+        found.map(|(placed, listed)| self.content(placed, &listed.sha256.0)).transpose()
+    }
+
+    /// The content of a small entry at its own place, checked.
+    fn content(&self, placed: &Placed, digest: &Digest) -> Result<Bytes> {
+        let Entry { path, size } = &placed.entry;
+        if *size > METADATA_CAP {
+            let why = format!("{path} is too large for a manifest or config: {size} bytes");
+            return Err(self.refuse(why));
+        }
+        let mut content = vec![0; *size as usize];
+        self.bundle.read_at(&mut content, placed.content_at)?;
+        match Digest::of(&content) == *digest {
+            true => Ok(content.into()),
+            false => Err(self.corrupt(path)),
+        }
     }
 
     /// Reads an image's manifest or index.
@@ -179,8 +201,20 @@ impl VerifiedBundle {
     /// When it is not there or not what its digest says, and what `take` says.
     pub fn read(&self, digest: &Digest, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let blob = self.blob(digest)?;
-        let (mut at, end) = (blob.placed.content_at, blob.placed.content_at + blob.placed.entry.size);
-        let mut buffer = vec![0; CHUNK.min(blob.placed.entry.size) as usize];
+        self.read_entry(&blob.placed, digest, &mut take)?;
+        blob.checked.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Hands an entry at its own place to `take`, as [`Self::read`] does.
+    fn read_entry(
+        &self,
+        placed: &Placed,
+        digest: &Digest,
+        take: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let (mut at, end) = (placed.content_at, placed.content_at + placed.entry.size);
+        let mut buffer = vec![0; CHUNK.min(placed.entry.size) as usize];
         let mut hasher = Hasher::default();
         while at < end {
             let part = &mut buffer[..CHUNK.min(end - at) as usize];
@@ -189,20 +223,19 @@ impl VerifiedBundle {
             take(part)?;
             at += part.len() as u64;
         }
-        if hasher.finish() != *digest {
-            return Err(self.corrupt(digest));
+        match hasher.finish() == *digest {
+            true => Ok(()),
+            false => Err(self.corrupt(&placed.entry.path)),
         }
-        blob.checked.store(true, Ordering::Relaxed);
-        Ok(())
     }
 
-    /// Hashes every entry, on all cores, in the order of the file. Blocks.
+    /// Hashes every entry at its own place, on all cores, in the order of the file. Blocks.
     ///
     /// # Errors
     /// The first entry that is not what its digest says.
     pub fn check_all(&self, progress: &dyn Progress) -> Result<()> {
-        let entries = &self.manifest().entries;
-        progress.begin("checking", entries.iter().map(|e| e.size).sum());
+        let entries: Vec<_> = self.bundle.listed().collect();
+        progress.begin("checking", entries.iter().map(|(placed, _)| placed.entry.size).sum());
         self.bundle.read_ahead();
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);
@@ -210,8 +243,8 @@ impl VerifiedBundle {
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {
-                    while let Some(entry) = entries.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if let Err(error) = self.check(&entry.sha256.0, progress) {
+                    while let Some((placed, listed)) = entries.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if let Err(error) = self.check_entry(placed, listed, progress) {
                             next.store(entries.len(), Ordering::Relaxed);
                             failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                         }
@@ -221,6 +254,18 @@ impl VerifiedBundle {
         });
         progress.end();
         failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    /// Hashes one entry at its own place. Two entries may have the same digest, so it does not stand for the place.
+    fn check_entry(&self, placed: &Placed, listed: &ListedEntry, progress: &dyn Progress) -> Result<()> {
+        let digest = &listed.sha256.0;
+        if listed.is_blob() {
+            return self.check(digest, progress);
+        }
+        self.read_entry(placed, digest, &mut |chunk| {
+            progress.advance(chunk.len() as u64);
+            Ok(())
+        })
     }
 
     /// `length` bytes of a blob from `start`, as they are read. A blob that was not checked yet is hashed on the way
@@ -254,10 +299,8 @@ impl VerifiedBundle {
     /// Everything small, and that whatever it names is there with the size it says.
     fn check_small(&self) -> Result<()> {
         let manifest = self.manifest();
-        for entry in &manifest.entries {
-            if !entry.path.starts_with("blobs/") {
-                self.small(&entry.sha256.0)?;
-            }
+        for (placed, listed) in self.bundle.listed().filter(|(_, listed)| !listed.is_blob()) {
+            self.content(placed, &listed.sha256.0)?;
         }
         for image in &manifest.images {
             self.check_image(image)?;
@@ -341,8 +384,8 @@ impl VerifiedBundle {
         self.blobs.get(digest).ok_or_else(|| self.refuse(format!("{digest} is missing")))
     }
 
-    fn corrupt(&self, digest: &Digest) -> Error {
-        self.refuse(format!("the content of {} is not what its digest says", blob_path(digest)))
+    fn corrupt(&self, path: &str) -> Error {
+        self.refuse(format!("the content of {path} is not what its digest says"))
             .hint("the file is damaged: copy it again from the connected side")
     }
 
@@ -393,7 +436,7 @@ impl Read {
             hasher.update(&chunk);
             if self.at == size {
                 if self.hasher.take().map(Hasher::finish) != Some(self.digest) {
-                    return Err(self.bundle.corrupt(&self.digest));
+                    return Err(self.bundle.corrupt(&blob.placed.entry.path));
                 }
                 blob.checked.store(true, Ordering::Relaxed);
             }

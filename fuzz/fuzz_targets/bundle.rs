@@ -66,9 +66,17 @@ fn open(path: &Path, file: &File, made: &[u8]) {
         return;
     }
     let bundle = bundle.verify(&Trust::InsecureSkipVerify).expect("verified a moment ago");
-    for entry in &bundle.manifest().entries {
+    let places = &bundle.bundle().layout().entries[2..];
+    for (entry, placed) in bundle.manifest().entries.iter().zip(places) {
         let digest: Digest =
             format!("sha256:{}", String::from(entry.sha256.clone())).parse().expect("a digest");
+        // At its own place: two entries may have the same digest.
+        let content = &made[placed.content_at as usize..][..entry.size as usize];
+        assert_eq!(Digest::of(content), digest, "{} is not what was listed", entry.path);
+        if !entry.is_blob() {
+            assert_eq!(bundle.entry(&entry.path).expect("checked").as_deref(), Some(content));
+            continue;
+        }
         let mut taken = vec![];
         bundle
             .read(&digest, |chunk| {
@@ -84,14 +92,27 @@ fn open(path: &Path, file: &File, made: &[u8]) {
 }
 
 /// Parts of a recipe: `airlock.json` without its entries, the four that are always there, and blobs. `@7` in one of them
-/// stands for the digest of part 7, which comes later, and `#7` for its size.
+/// stands for the digest of part 7, which comes later, and `#7` for its size. A part that is `=7` has the content of part 7.
+/// A recipe that starts with `!7` is one of a bundle in which part 7 was changed after it was made.
 fn cook(recipe: &[u8]) -> Option<Vec<u8>> {
+    let (changed, recipe) = match recipe.strip_prefix(b"!") {
+        Some([a @ b'0'..=b'9', b'\n', rest @ ..]) => (Some(usize::from(a - b'0')), rest),
+        Some([a @ b'0'..=b'9', b @ b'0'..=b'9', b'\n', rest @ ..]) => {
+            (Some(usize::from(a - b'0') * 10 + usize::from(b - b'0')), rest)
+        }
+        _ => (None, recipe),
+    };
     let mut parts = split(recipe);
     if parts.len() < 5 || parts.len() > 64 {
         return None;
     }
     for at in (0..parts.len()).rev() {
         parts[at] = filled(&parts[at], at, &parts);
+        let named = parts[at].strip_prefix(b"=").and_then(|digits| std::str::from_utf8(digits).ok());
+        let same = named.and_then(|digits| digits.parse().ok()).filter(|same: &usize| *same > at);
+        if let Some(same) = same.and_then(|same| parts.get(same)) {
+            parts[at] = same.clone();
+        }
     }
     let names = [OCI_LAYOUT, INDEX, DOCKER_MANIFEST, LOCK].map(str::to_owned);
     let blobs = parts[5..].iter().map(|blob| blob_path(&Digest::of(blob)));
@@ -111,6 +132,11 @@ fn cook(recipe: &[u8]) -> Option<Vec<u8>> {
         let mut put = |at: u64, part: &[u8]| bytes[at as usize..][..part.len()].copy_from_slice(part);
         put(placed.header_at, &placed.header());
         put(placed.content_at, content);
+    }
+    // Behind the first part comes the signature, which is none of the recipe's.
+    let changed = changed.filter(|part| *part > 0).and_then(|part| layout.entries.get(part + 1));
+    if let Some(placed) = changed.filter(|placed| placed.entry.size > 0) {
+        bytes[placed.content_at as usize] ^= 1;
     }
     Some(bytes)
 }

@@ -29,11 +29,10 @@ pub struct Args {
 /// Writes one of the bundle's own statements, its digest checked.
 fn statement(args: &Args, path: &str, printer: &Printer) -> Result<()> {
     let bundle = args.signed.open(&args.bundle, printer)?;
-    let entry = bundle.manifest().entries.iter().find(|entry| entry.path == path).ok_or_else(|| {
+    let bytes = bundle.entry(path)?.ok_or_else(|| {
         Error::input(format!("looking for {path} in {}", args.bundle.display()), "it has none")
             .hint("an older airlock made it")
     })?;
-    let bytes = bundle.small(&entry.sha256.0)?;
     let text = String::from_utf8_lossy(&bytes);
     let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     printer.document(&value, [text.as_ref()])

@@ -1,5 +1,6 @@
 //! Bundles that were damaged or made to deceive: always refused, with exit code 2.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -7,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use bundler::Kind;
 use bundler::bundle::Bundle;
+use bundler::digest::Digest;
 use bundler::progress::Silent;
 use bundler::sign::PublicKey;
 use bundler::verify::Trust;
@@ -26,8 +28,32 @@ fn verify(path: &Path, trust: &Trust) -> bundler::Result<()> {
 
 #[test]
 fn one_flipped_bit_anywhere_is_refused() {
+    flip_each_byte(&World::with_bundle());
+}
+
+#[test]
+fn one_flipped_bit_among_equal_entries_is_refused() {
     let world = World::with_bundle();
-    let (path, trust) = (world.path("app.tar"), trust(&world));
+    // The same content in two places of the tar: files that are what other entries are.
+    let mut spec = std::fs::read_to_string(world.path("bundle.toml")).expect("the spec");
+    for (at, (name, content)) in entries(&world.path("app.tar")).into_iter().enumerate() {
+        if matches!(name.as_str(), "oci-layout" | "manifest.json") {
+            world.write(&name, &content);
+            let digest = Digest::of(&content).hex();
+            spec += &format!("[[file]]\nname = \"f{at}\"\npath = \"{name}\"\nsha256 = \"{digest}\"\n");
+        }
+    }
+    world.write("bundle.toml", spec.as_bytes());
+    world.run(&["lock"]).exits(0);
+    world.build("app.tar");
+    let contents: Vec<_> = entries(&world.path("app.tar")).into_iter().map(|(_, content)| content).collect();
+    let unique: BTreeSet<_> = contents.iter().collect();
+    assert_eq!(contents.len() - unique.len(), 2);
+    flip_each_byte(&world);
+}
+
+fn flip_each_byte(world: &World) {
+    let (path, trust) = (world.path("app.tar"), trust(world));
     verify(&path, &trust).expect("the bundle as it was built");
     let bytes = std::fs::read(&path).expect("the bundle");
     let file = File::options().write(true).open(&path).expect("the bundle");
@@ -162,7 +188,7 @@ fn names_that_lead_elsewhere_are_refused() {
         let chart = format!(
             "{{\"digest\": \"{}\", \"name\": \"web\", \"release\": \"--debug\", \"repository\": \"charts/web\", \
              \"tag\": \"1\", \"version\": \"1\"}}",
-            bundler::digest::Digest::of(b"")
+            Digest::of(b"")
         );
         repack(&world, |list| {
             let text = String::from_utf8(list[0].1.clone()).expect("JSON");
@@ -222,6 +248,46 @@ fn a_file_is_what_its_manifest_has() {
     });
     let verify = ["verify", "app.tar", "--insecure-skip-verify"];
     world.run(&verify).exits(2).says("file notes.txt: sha256:").says("is not what its manifest");
+}
+
+#[test]
+fn an_entry_is_checked_at_its_own_place() {
+    let world = World::with_bundle();
+    // A blob with the bytes of each entry that has a fixed name, as somebody can plant it who knows them beforehand.
+    repack(&world, |list| {
+        let planted: Vec<_> = list[2..8].iter().map(|(_, content)| content.clone()).collect();
+        let mut manifest: serde_json::Value = serde_json::from_slice(&list[0].1).expect("JSON");
+        let listed = manifest["entries"].as_array_mut().expect("entries");
+        for content in planted {
+            let digest = Digest::of(&content);
+            let path = format!("blobs/sha256/{}", digest.hex());
+            listed.push(serde_json::json!({"path": path, "sha256": digest.hex(), "size": content.len()}));
+            list.push((path, content));
+        }
+        list[0].1 = serde_json::to_vec_pretty(&manifest).expect("JSON");
+    });
+    let verbs: [&[&str]; 5] = [
+        &["verify", "app.tar", "--insecure-skip-verify"],
+        &["verify", "app.tar", "--insecure-skip-verify", "--quick"],
+        &["serve", "app.tar", "--insecure-skip-verify", "--listen", "256.0.0.1:0"],
+        &["push", "app.tar", "127.0.0.1:1", "--insecure-skip-verify"],
+        &["install", "app.tar", "--registry", "127.0.0.1:1", "--insecure-skip-verify"],
+    ];
+    world.run(verbs[0]).exits(0);
+    let names = entries(&world.path("app.tar")).into_iter().map(|(name, _)| name);
+    for (name, (_, content)) in names.zip(offsets(&world.path("app.tar"))).skip(2) {
+        flip(&world.path("app.tar"), content);
+        for verb in verbs {
+            // Layers and files stand before the planted blobs, and are hashed by `verify` alone.
+            let run = world.run(verb);
+            let is_small = !name.starts_with("blobs/");
+            if is_small || verb == verbs[0] {
+                run.exits(2).says(&format!("the content of {name} is not what its digest says"));
+            }
+        }
+        flip(&world.path("app.tar"), content);
+    }
+    world.run(verbs[0]).exits(0);
 }
 
 #[test]
@@ -461,7 +527,7 @@ fn without_the_sources_host_nothing_takes_anothers_place() {
     world.keys("airlock");
     let file = format!(
         "[[file]]\nname = \"notes\"\npath = \"notes\"\nsha256 = \"{}\"\n",
-        bundler::digest::Digest::of(b"read me\n").hex()
+        Digest::of(b"read me\n").hex()
     );
     let image = |reference: &str| format!("[[image]]\nref = \"{reference}\"\nfrom = \"oci:web\"\n");
     for spec in [image("q.io/a/web:1") + &image("r.io/a/web:2"), image("q.io/files/notes:1") + &file] {

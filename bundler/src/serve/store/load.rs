@@ -121,7 +121,8 @@ impl Store {
             return Err(Error::input(action(), why).hint(ANOTHER));
         }
         let mut loaded = Loaded::default();
-        let mut read: HashMap<Digest, Option<Arc<Described>>> = HashMap::new();
+        // The same bytes may have two media types, in two repositories.
+        let mut read: HashMap<(Digest, String), Option<Arc<Described>>> = HashMap::new();
         for Entry { media_type, digest, annotations, .. } in index.manifests {
             let name = annotations.get(NAME).map_or("", String::as_str);
             let (repository, tag) = split(name).ok_or_else(|| {
@@ -130,9 +131,12 @@ impl Store {
             })?;
             let repository = loaded.tables.repositories.entry(repository.into()).or_default();
             repository.tags.extend(tag.map(|tag| (tag.into(), digest)));
-            let described = match read.entry(digest) {
+            let described = match read.entry((digest, media_type)) {
                 Slot::Occupied(known) => known.get().clone(),
-                Slot::Vacant(slot) => slot.insert(self.described(&digest, &media_type)?).clone(),
+                Slot::Vacant(slot) => {
+                    let described = self.described(&digest, &slot.key().1)?;
+                    slot.insert(described).clone()
+                }
             };
             match described {
                 Some(described) => {

@@ -5,7 +5,7 @@
 use std::cmp::Reverse;
 use std::fs::File;
 use std::num::NonZeroU64;
-use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,11 +22,11 @@ use crate::sign::{self, Signer};
 
 mod job;
 mod journal;
+mod owned;
 mod partial;
 mod parts;
 
 use job::Job;
-use journal::Known;
 use partial::Partial;
 
 /// A finished bundle.
@@ -44,7 +44,7 @@ pub struct Built {
 /// with `keeps_blobs`, what came from a registry is put there for the next build.
 ///
 /// # Errors
-/// When something can't be fetched or isn't what its digest says, or the file can't be written. Nothing is left
+/// When something can't be fetched or isn't what its digest says, the file can't be written, or `verify` would refuse it. Nothing is left
 /// behind under the final name. What was fetched when the network failed, or the process ended, is kept in
 /// `OUTPUT.partial`, and the next build of the same bundle goes on from there.
 pub async fn build(
@@ -80,15 +80,7 @@ pub async fn build(
     let transfers = Arc::new(Semaphore::new(sources.client.transfers()));
     let (mut running, mut resumed) = (JoinSet::new(), 0);
     for (index, ((placed, listed), origin)) in jobs {
-        let start = match journal.known()[index] {
-            Known::Whole => {
-                resumed += placed.entry.size;
-                progress.resume(placed.entry.size);
-                continue;
-            }
-            Known::Written(bytes) => bytes,
-        };
-        resumed += start;
+        let start = journal.known()[index];
         let job = Job {
             index,
             digest: listed.sha256.0,
@@ -108,7 +100,8 @@ pub async fn build(
     while outcome.is_ok()
         && let Some(joined) = running.join_next().await
     {
-        outcome = joined.unwrap_or_else(|e| Err(Error::input("building the bundle", e)));
+        let joined = joined.unwrap_or_else(|e| Err(Error::input("building the bundle", e)));
+        outcome = joined.map(|bytes| resumed += bytes);
     }
     if let Err(error) = outcome {
         running.shutdown().await;
@@ -119,16 +112,12 @@ pub async fn build(
         return Err(error);
     }
     progress.end();
+    if let Err(error) = partial.check(signer).await {
+        partial.discard();
+        return Err(error);
+    }
     partial.finish(output)?;
     Ok(Built { size: plan.layout.file_size, manifest_digest, resumed })
-}
-
-/// Opens a file that is written beside the bundle, and never what a link of its name leads to.
-fn open_beside(path: &Path) -> Result<File> {
-    let no_link = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-    let mut options = File::options();
-    options.read(true).write(true).create(true).truncate(false).custom_flags(no_link);
-    options.open(path).map_err(|e| write_error(path, e))
 }
 
 fn write_error(path: &Path, error: std::io::Error) -> Error {
@@ -142,9 +131,16 @@ struct Target {
 }
 
 impl Target {
-    /// Everything that isn't content: headers; padding and the end are zeros already.
+    /// Everything that isn't content: headers, padding and the end. An unfinished file may have anything there.
     fn frame(&self, layout: &Layout) -> Result<()> {
-        layout.entries.iter().try_for_each(|placed| self.write(&placed.header(), placed.header_at))
+        let mut end = 0;
+        for placed in &layout.entries {
+            let mut frame = vec![0; (placed.header_at - end) as usize];
+            frame.extend(placed.header());
+            self.write(&frame, end)?;
+            end = placed.content_at + placed.entry.size;
+        }
+        self.write(&vec![0; (layout.file_size - end) as usize], end)
     }
 
     fn write(&self, bytes: &[u8], at: u64) -> Result<()> {

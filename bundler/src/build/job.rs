@@ -8,7 +8,7 @@ use futures_util::{Stream, TryStreamExt as _};
 use tokio::sync::Semaphore;
 
 use super::Target;
-use super::journal::{Journal, Known, RECORD};
+use super::journal::{Journal, RECORD};
 use crate::archive::Placed;
 use crate::cache::ContentCache;
 use crate::digest::{Digest, Hasher};
@@ -73,12 +73,13 @@ impl State {
 }
 
 impl Job {
-    /// Fetches what is missing behind the first `start` bytes, which a build before has written.
-    pub(super) async fn run(self, start: u64) -> Result<()> {
+    /// Fetches what is missing behind the first `start` bytes, which a build before has written as far as its journal says: they
+    /// are hashed before they count. The result is how many of them do.
+    pub(super) async fn run(self, start: u64) -> Result<u64> {
         // Nobody closes it: jobs take their turns in the order in which they were made.
         let _turn = Arc::clone(&self.transfers).acquire_owned().await.ok();
         let job = Arc::new(self);
-        let mut state = State::default();
+        let (mut state, mut resumed) = (State::default(), start);
         if start > 0 {
             // Nothing of it is to be told of again.
             (state.recorded, state.shown, state.settled) = (start, start, start);
@@ -86,15 +87,16 @@ impl Job {
             job.progress.resume(start);
         }
         match job.fetch(&mut state).await {
-            // What was there may be at fault, after a crash of the system; then it is all fetched again.
+            // What was there may be at fault: after a crash of the system, or by somebody's hand. Then it is all fetched again.
             Err(error) if start > 0 && error.kind() == Kind::Trust => {
                 tracing::debug!(digest = %job.digest, %error, "what was there is not right: from the start");
                 state = State { shown: state.shown, ..State::default() };
+                resumed = 0;
                 job.fetch(&mut state).await?;
             }
             outcome => outcome?,
         }
-        job.record(Known::Whole)?;
+        job.record(job.placed.entry.size)?;
         // What is there already is not stored once more.
         if job.keeps_blobs
             && matches!(job.origin, Origin::Registry(_))
@@ -105,14 +107,14 @@ impl Job {
                 tracing::warn!("{error}");
             }
         }
-        Ok(())
+        Ok(resumed)
     }
 
-    /// Tells the journal, but not of what is here anyway.
-    fn record(&self, known: Known) -> Result<()> {
+    /// Tells the journal how much is written, but not of what is here anyway.
+    fn record(&self, bytes: u64) -> Result<()> {
         match self.origin {
             Origin::Bytes(_) => Ok(()),
-            _ => self.journal.record(self.index, known),
+            _ => self.journal.record(self.index, bytes),
         }
     }
 
@@ -272,7 +274,7 @@ impl Job {
     fn told(&self, state: &mut State) -> Result<()> {
         let length = state.hasher.length();
         if length >= state.recorded + RECORD {
-            self.record(Known::Written(length))?;
+            self.record(length)?;
             state.recorded = length;
         }
         if length >= state.settled + SETTLED {

@@ -1,9 +1,9 @@
 //! What an unfinished bundle has of each blob, in a file beside it, so that the next build of the same goes on from there.
 //!
-//! Text, a line a record: a head that says what it belongs to, then `INDEX BYTES` for what was written of an entry and
-//! `INDEX whole` for one whose digest was right. A record is written after what it tells of, so a process that is killed at any
-//! moment leaves a true one; a last line that was cut is none. Across a crash of the system nothing is known of the order in
-//! which the disk got things: then every record counts as a guess, and what it tells of is hashed again.
+//! Text, a line a record: a head that says what it belongs to, then `INDEX BYTES` for what was written of an entry. A record
+//! is written after what it tells of, and a last line that was cut is none. It says how far to read, and nothing more: across a
+//! crash of the system nothing is known of the order in which the disk got things, and anybody who can write to the file can add
+//! a record. So what it tells of is hashed again before it counts.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -11,36 +11,21 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::open_beside;
+use super::owned;
 use crate::digest::Digest;
 use crate::error::Result;
 
 /// After so many bytes of a blob there is a record, so that this much at most is fetched again.
 pub const RECORD: u64 = 1 << 20;
 
-/// What is known of an entry's content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
-    /// So many of its first bytes were written.
-    Written(u64),
-    /// All of it, and its digest was right.
-    Whole,
-}
-
 /// The journal of a build.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     file: Mutex<File>,
-    known: Vec<Known>,
+    known: Vec<u64>,
     /// About how many bytes it tells of.
     told: AtomicU64,
-    sizes: Vec<u64>,
-}
-
-/// Differs after each start of the system; empty where it can't be told, and then never the same.
-fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 impl Journal {
@@ -50,36 +35,28 @@ impl Journal {
     /// # Errors
     /// When the file can't be written.
     pub fn open(path: PathBuf, manifest: &Digest, sizes: &[u64], is_usable: bool) -> Result<Self> {
-        let mut file = open_beside(&path)?;
-        let boot = boot_id();
+        let mut file = owned::open(&path, 0o600)?;
         let failed = |e| super::write_error(&path, e);
         let mut text = String::new();
         // What is no text is no journal.
         let is_read = file.read_to_string(&mut text).is_ok();
-        let head = format!("airlock build 1\nmanifest {manifest}\n");
+        let head = format!("airlock build 2\nmanifest {manifest}\n");
         let told = text.strip_prefix(&head).filter(|_| is_usable && is_read);
-        let known = match told.and_then(|rest| rest.strip_prefix("boot ")?.split_once('\n')) {
-            Some((same, records)) => parse(records, sizes, !boot.is_empty() && same == boot),
-            None => vec![Known::Written(0); sizes.len()],
-        };
-        // Written anew: a cut line goes, and the boot is this one.
-        let mut text = format!("{head}boot {boot}\n");
-        for (index, known) in known.iter().enumerate().filter(|(_, known)| **known != Known::Written(0)) {
-            text.push_str(&line(index, *known));
+        let known = parse(told.unwrap_or_default(), sizes);
+        // Written anew: a cut line goes.
+        let mut text = head;
+        for (index, bytes) in known.iter().enumerate().filter(|(_, bytes)| **bytes > 0) {
+            text.push_str(&line(index, *bytes));
         }
         file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).map_err(failed)?;
         file.write_all(text.as_bytes()).map_err(failed)?;
-        let bytes = |(known, size): (&Known, &u64)| match known {
-            Known::Written(bytes) => *bytes,
-            Known::Whole => *size,
-        };
-        let told = known.iter().zip(sizes).map(bytes).sum::<u64>().into();
-        Ok(Self { path, file: Mutex::new(file), known, told, sizes: sizes.into() })
+        let told = known.iter().sum::<u64>().into();
+        Ok(Self { path, file: Mutex::new(file), known, told })
     }
 
-    /// What was there when it was opened.
+    /// How many bytes of each entry were there when it was opened, by its own word.
     #[must_use]
-    pub fn known(&self) -> &[Known] {
+    pub fn known(&self) -> &[u64] {
         &self.known
     }
 
@@ -95,37 +72,31 @@ impl Journal {
         &self.path
     }
 
-    /// Writes down what is there of an entry now.
+    /// Writes down how many bytes there are of an entry now.
     ///
     /// # Errors
     /// When the file can't be written.
-    pub fn record(&self, index: usize, known: Known) -> Result<()> {
-        let more = if known == Known::Whole { self.sizes[index] } else { RECORD };
-        self.told.fetch_add(more, Ordering::Relaxed);
+    pub fn record(&self, index: usize, bytes: u64) -> Result<()> {
+        // What came before was told of by records of its own.
+        self.told.fetch_add(bytes.min(RECORD), Ordering::Relaxed);
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.write_all(line(index, known).as_bytes()).map_err(|e| super::write_error(&self.path, e))
+        file.write_all(line(index, bytes).as_bytes()).map_err(|e| super::write_error(&self.path, e))
     }
 }
 
-fn line(index: usize, known: Known) -> String {
-    match known {
-        Known::Written(bytes) => format!("{index} {bytes}\n"),
-        Known::Whole => format!("{index} whole\n"),
-    }
+fn line(index: usize, bytes: u64) -> String {
+    format!("{index} {bytes}\n")
 }
 
-/// The last record of each entry; with `is_sure` unset, none is whole.
-fn parse(records: &str, sizes: &[u64], is_sure: bool) -> Vec<Known> {
-    let mut known = vec![Known::Written(0); sizes.len()];
+/// The last record of each entry.
+fn parse(records: &str, sizes: &[u64]) -> Vec<u64> {
+    let mut known = vec![0; sizes.len()];
     for record in records.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
-        let Some((index, what)) = record.split_once(' ') else { continue };
-        let Some(index) = index.parse::<usize>().ok().filter(|index| *index < sizes.len()) else { continue };
-        known[index] = match (what, what.parse()) {
-            ("whole", _) if is_sure => Known::Whole,
-            ("whole", _) => Known::Written(sizes[index]),
-            (_, Ok(bytes)) if bytes <= sizes[index] => Known::Written(bytes),
-            _ => continue,
-        };
+        let Some((index, bytes)) = record.split_once(' ') else { continue };
+        let (Ok(index), Ok(bytes)) = (index.parse::<usize>(), bytes.parse()) else { continue };
+        if sizes.get(index).is_some_and(|size| bytes <= *size) {
+            known[index] = bytes;
+        }
     }
     known
 }
@@ -144,38 +115,28 @@ mod tests {
     fn what_was_recorded_is_known_again() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("journal");
-        let nothing = vec![Known::Written(0); 4];
         let journal = open(&path, b"a", true);
-        assert_eq!(journal.known(), nothing);
-        for (index, known) in
-            [(1, Known::Written(5)), (0, Known::Whole), (1, Known::Written(7)), (2, Known::Written(30))]
-        {
-            journal.record(index, known).expect("recorded");
+        assert_eq!(journal.known(), [0; 4]);
+        for (index, bytes) in [(1, 5), (0, 10), (1, 7), (2, 30)] {
+            journal.record(index, bytes).expect("recorded");
         }
         // A line that was cut.
         journal.file.lock().expect("the file").write_all(b"3 4").expect("written");
-        let expected = [Known::Whole, Known::Written(7), Known::Written(30), Known::Written(0)];
         for _ in 0..2 {
-            assert_eq!(open(&path, b"a", true).known(), expected);
+            assert_eq!(open(&path, b"a", true).known(), [10, 7, 30, 0]);
         }
-        // After a crash of the system.
-        let text = std::fs::read_to_string(&path).expect("the journal");
-        std::fs::write(&path, text.replace(&boot_id(), "another")).expect("written");
-        let guess = [Known::Written(10), Known::Written(7), Known::Written(30), Known::Written(0)];
-        assert_eq!(open(&path, b"a", true).known(), guess);
-        assert_eq!(open(&path, b"a", false).known(), nothing);
-        open(&path, b"a", true).record(0, Known::Whole).expect("recorded");
-        assert_eq!(open(&path, b"another bundle", true).known(), nothing);
+        assert_eq!(open(&path, b"a", false).known(), [0; 4]);
+        open(&path, b"a", true).record(0, 10).expect("recorded");
+        assert_eq!(open(&path, b"another bundle", true).known(), [0; 4]);
     }
 
     #[test]
     fn nonsense_is_not_believed() {
-        let records = "x y\n4 whole\n-1 2\n0 11\n1 whole x\n2\n\n3 40\n18446744073709551616 1\n";
-        let expected = [Known::Written(0), Known::Written(0), Known::Written(0), Known::Written(40)];
-        assert_eq!(parse(records, &SIZES, true), expected);
+        let records = "x y\n4 1\n-1 2\n0 11\n1 whole\n2\n\n3 40\n18446744073709551616 1\n";
+        assert_eq!(parse(records, &SIZES), [0, 0, 0, 40]);
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("journal");
         std::fs::write(&path, [0xff; 100]).expect("written");
-        assert_eq!(open(&path, b"a", true).known(), [Known::Written(0); 4]);
+        assert_eq!(open(&path, b"a", true).known(), [0; 4]);
     }
 }

@@ -6,11 +6,14 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::journal::{Journal, Known};
-use super::{open_beside, write_error};
+use super::journal::Journal;
+use super::{owned, write_error};
+use crate::bundle::Bundle;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::file::beside;
+use crate::sign::Signer;
+use crate::verify::Trust;
 
 /// The unfinished file and its journal.
 pub(super) struct Partial {
@@ -45,7 +48,7 @@ impl Partial {
             return Err(Error::input(writing(), "it is not a file name"));
         }
         let path = beside(output, ".partial");
-        let file = open_beside(&path).map_err(|e| e.within(writing()))?;
+        let file = owned::open(&path, 0o644).map_err(|e| e.within(writing()))?;
         // Two builds into one file would mix; the lock goes with the process, however it ends.
         match file.try_lock() {
             Ok(()) => {}
@@ -68,12 +71,10 @@ impl Partial {
     pub(super) fn prepare(&mut self, size: u64, manifest: &Digest, entries: &[u64]) -> Result<Arc<Journal>> {
         let there = self.file.metadata().map_err(|e| self.failed(e))?.len();
         let path = beside(&self.path, ".journal");
-        let journal = Journal::open(path.clone(), manifest, entries, there == size);
-        // A journal that could not be written tells of nothing.
-        let journal = Arc::new(journal.inspect_err(|_| drop(std::fs::remove_file(&path)))?);
+        let journal = Journal::open(path, manifest, entries, there == size);
+        let journal = Arc::new(journal?);
         self.journal = Some(Arc::clone(&journal));
-        if journal.known().iter().all(|known| *known == Known::Written(0)) {
-            // What is between entries must be zeros.
+        if journal.known().iter().all(|bytes| *bytes == 0) {
             self.file.set_len(0).map_err(|e| self.failed(e))?;
         }
         self.reserve(size)?;
@@ -102,6 +103,22 @@ impl Partial {
     /// There is something wrong with it, or no room for it.
     pub(super) fn discard(&mut self) {
         self.is_discarded = true;
+    }
+
+    /// Reads it as `airlock verify --quick` does, with the signer's own key: what the site would refuse is refused here. Layers
+    /// and files were hashed while they were written, and are not hashed again.
+    pub(super) async fn check(&self, signer: Option<&Signer>) -> Result<()> {
+        let trust = match signer {
+            Some(signer) => Trust::Keys { keys: vec![signer.public_key()], required: 1 },
+            None => Trust::InsecureSkipVerify,
+        };
+        let path = self.path.clone();
+        let checked = tokio::task::spawn_blocking(move || Bundle::open(&path)?.verify(&trust).map(drop));
+        let checked = checked.await.unwrap_or_else(|e| Err(Error::input("reading it", e)));
+        checked.map_err(|e| {
+            e.within("checking what was built, as `airlock verify` will")
+                .hint("the bundle is not kept; run the same command again, and report it if it stays so")
+        })
     }
 
     /// Gives it its final name.

@@ -24,6 +24,15 @@ pub enum Signer {
 }
 
 impl Signer {
+    /// The key that its signatures hold by.
+    #[must_use]
+    pub fn public_key(&self) -> PublicKey {
+        match self {
+            Self::Key(key) => key.public_key(),
+            Self::Command { public, .. } => public.clone(),
+        }
+    }
+
     /// The entry of a bundle whose manifest is `message`. Blocks while the command runs.
     ///
     /// # Errors

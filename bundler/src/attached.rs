@@ -62,8 +62,13 @@ pub async fn find(repository: &Repository, subjects: &BTreeSet<Digest>) -> Resul
     let mut found = BTreeMap::new();
     let mut add = |subject: &Digest, tag: Option<String>, kind: &str, manifest: Manifest| {
         // What is no image manifest (an index of several) can be read by nobody who looks for signatures.
-        let Ok(Parsed::Manifest(parsed)) = image::parse(&manifest.media_type, &manifest.bytes) else {
-            return;
+        let parsed = match image::parse(&manifest.media_type, &manifest.bytes) {
+            Ok(Parsed::Manifest(parsed)) => parsed,
+            Ok(Parsed::Index(_)) => return,
+            Err(error) => {
+                tracing::warn!("{} belongs to {subject}, and is left out: {error}", manifest.digest);
+                return;
+            }
         };
         let kind = Some(kind.to_owned()).filter(|kind| !kind.is_empty()).unwrap_or_else(|| of(&manifest));
         let attached = Attached { digest: manifest.digest, kind, subject: *subject, tag };

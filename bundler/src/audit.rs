@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::format::Image;
 use crate::image::Parsed;
 use crate::reference::{Mapping, Reference};
-use crate::verify::VerifiedBundle;
+use crate::verify::{Member, VerifiedBundle};
 
 /// The digests that are of a bundle, each with the references of the images that it is part of.
 #[derive(Clone, Debug, Default)]
@@ -79,28 +79,21 @@ impl Closure {
     pub fn of(bundle: &VerifiedBundle) -> Result<Self> {
         let mut closure = Self::default();
         for image in &bundle.manifest().images {
-            closure.add(image, |digest, media_type| bundle.parse(digest, media_type))?;
+            closure.add(image, bundle.members(&image.digest, &image.media_type)?);
         }
         Ok(closure)
     }
 
-    fn add(&mut self, image: &Image, parse: impl Fn(&Digest, &str) -> Result<Parsed>) -> Result<()> {
+    fn add(&mut self, image: &Image, members: Vec<Member>) {
         let mut digests = vec![image.digest];
         digests.extend(image.upstream);
         digests.extend(image.platforms.values());
-        let mut manifests = Vec::new();
-        match parse(&image.digest, &image.media_type)? {
-            Parsed::Manifest(manifest) => manifests.push(manifest),
-            Parsed::Index(index) => {
-                for child in &index.manifests {
-                    digests.push(child.digest);
-                    if let Parsed::Manifest(manifest) = parse(&child.digest, &child.media_type)? {
-                        manifests.push(manifest);
-                    }
-                }
+        for Member { digest, parsed, .. } in members {
+            digests.push(digest);
+            if let Parsed::Manifest(manifest) = parsed {
+                digests.push(manifest.config.digest);
             }
         }
-        digests.extend(manifests.iter().map(|manifest| manifest.config.digest));
         for digest in digests {
             let of = self.digests.entry(digest).or_default();
             if !of.contains(&image.reference) {
@@ -108,7 +101,6 @@ impl Closure {
             }
         }
         self.images.push((image.reference.clone(), image.digest));
-        Ok(())
     }
 
     /// Judges what a container asks for and what runs. With the site's mapping, names that lead elsewhere are noted.

@@ -9,7 +9,7 @@ use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::format::METADATA_CAP;
-use crate::image::{self, Parsed};
+use crate::image::{self, Descriptor, Parsed};
 use crate::origin::{Origin, Sources, file_chunks};
 use crate::reference::Reference;
 use crate::resolve::ImageSource;
@@ -81,13 +81,33 @@ async fn oci_chart(from: &str, reference: &str, sources: &Sources<'_>) -> Result
     let refuse = |why: String| Error::input("reading its manifest", why);
     let parsed = image::parse(&manifest.media_type, &manifest.bytes).map_err(|e| refuse(e.to_string()))?;
     let Parsed::Manifest(parts) = parsed else { return Err(refuse("it is an index, not a chart".into())) };
-    let content = parts.layers.iter().find(|layer| layer.media_type == chart::CONTENT);
+    let mut packed = parts.layers.iter().filter(|layer| layer.media_type == chart::CONTENT);
+    let (content, other) = (packed.next(), packed.next());
     let content = content.ok_or_else(|| refuse("it has no layer with a packed chart".into()))?;
-    let origin = Origin::Registry(repository);
-    let packed = origin.read(&content.digest, content.size).await?;
-    let config = origin.read(&parts.config.digest, parts.config.size).await?;
+    if other.is_some() {
+        return Err(refuse("it has several layers with a packed chart".into()));
+    }
+    let source = ImageSource::Registry(repository);
+    let packed = source.layer(content)?.read(&content.digest, content.size).await?;
+    let config = source.config(&parts.config).await?;
     let chart = Chart::from_bytes(from, packed.into())?;
     Ok(Chart { manifest: manifest.bytes.into(), config: config.into(), ..chart })
+}
+
+/// All layers of a chart that comes from a registry, and where their bytes are. The layer of another one is its content.
+///
+/// # Errors
+/// When `manifest` is not that of a chart.
+pub fn chart_layers(from: &str, manifest: &[u8], sources: &Sources<'_>) -> Result<Vec<(Descriptor, Origin)>> {
+    let Some(reference) = from.strip_prefix("oci://") else { return Ok(Vec::new()) };
+    let refuse = |why: String| Error::input(format!("reading the manifest of chart {from}"), why);
+    let reference: Reference =
+        reference.parse().map_err(|e| Error::input(format!("reading the reference of chart {from}"), e))?;
+    let source =
+        ImageSource::Registry(sources.client.repository(reference.registry(), reference.repository()));
+    let parsed = image::parse(image::OCI_MANIFEST, manifest).map_err(|e| refuse(e.to_string()))?;
+    let Parsed::Manifest(parts) = parsed else { return Err(refuse("it is an index, not a chart".into())) };
+    parts.layers.into_iter().map(|layer| source.layer(&layer).map(|origin| (layer, origin))).collect()
 }
 
 /// A file by URL or path, hashed; its size in bytes. What comes from a URL is kept in the cache for `build`, if it is right.

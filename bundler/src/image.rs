@@ -3,9 +3,15 @@
 //! Manifests stay the bytes they came as; what is parsed here is only read. Threat model: the bytes come from a
 //! registry or a file of somebody else; they are capped by the caller, and a digest pins them once they are locked.
 
+mod keys;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
 
 use oci_distribution::manifest as media;
 use serde::de::IgnoredAny;
@@ -19,8 +25,11 @@ pub const OCI_INDEX: &str = media::OCI_IMAGE_INDEX_MEDIA_TYPE;
 pub const OCI_MANIFEST: &str = media::OCI_IMAGE_MEDIA_TYPE;
 const DOCKER_LIST: &str = media::IMAGE_MANIFEST_LIST_MEDIA_TYPE;
 const DOCKER_MANIFEST: &str = media::IMAGE_MANIFEST_MEDIA_TYPE;
-/// Most children an index may have, and most layers a manifest may have.
-const LIST_CAP: usize = 1000;
+/// Media types of images' configs.
+const IMAGE_CONFIGS: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+/// Most children an index may have, those of indexes within it included, and most layers a manifest may have.
+pub(crate) const LIST_CAP: usize = 1000;
 /// Largest blob that a descriptor may name, in bytes: a TiB. Sums of sizes stay far from overflowing.
 const SIZE_CAP: u64 = 1 << 40;
 
@@ -107,6 +116,20 @@ pub enum ImageError {
     /// A size that no real blob has.
     #[error("it says that {0} has {1} bytes, more than any image's")]
     Size(Digest, u64),
+    /// A key that readers take for another one, or that occurs twice.
+    #[error("readers disagree on what it says: {0}")]
+    Keys(String),
+    /// Content within a descriptor that is not what the descriptor says.
+    #[error("the data that it has of {0} is not what that digest says")]
+    Data(Digest),
+    /// A child of another size than its index says.
+    #[error("it has {found} bytes, and the index that lists it says {said}")]
+    ChildSize {
+        /// Its size.
+        found: u64,
+        /// The size in the index.
+        said: u64,
+    },
     /// A document that could be read as either.
     #[error("it is both an image manifest and an index")]
     Both,
@@ -145,6 +168,9 @@ pub struct Descriptor {
     /// In an index: what the child runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     platform: Option<RawPlatform>,
+    /// The content itself, in Base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    data: Option<String>,
 }
 
 impl Descriptor {
@@ -157,7 +183,23 @@ impl Descriptor {
     /// Of content with this digest and size.
     #[must_use]
     pub fn new(media_type: &str, digest: Digest, size: u64) -> Self {
-        Self { media_type: media_type.into(), digest, size, platform: None }
+        Self { media_type: media_type.into(), digest, size, platform: None, data: None }
+    }
+
+    /// The content, where the descriptor has it (image spec, "Embedded Content").
+    ///
+    /// # Errors
+    /// When that is not what the digest says.
+    pub fn data(&self) -> Result<Option<Bytes>, ImageError> {
+        let Some(data) = &self.data else { return Ok(None) };
+        let content = BASE64.decode(data).ok().filter(|content| Digest::of(content) == self.digest);
+        content.map(|content| Some(content.into())).ok_or(ImageError::Data(self.digest))
+    }
+
+    /// Whether it names an index.
+    #[must_use]
+    pub fn is_index(&self) -> bool {
+        matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
     }
 
     /// Whether it may be passed on, and so is where its manifest is.
@@ -196,6 +238,22 @@ impl RawPlatform {
     }
 }
 
+/// Whether a config has the media type of an image's.
+pub(crate) fn is_image_config(config: &Descriptor) -> bool {
+    IMAGE_CONFIGS.contains(&config.media_type.as_str())
+}
+
+/// Checks a config of this media type: where it is that of an image, each reader must take it for the same.
+///
+/// # Errors
+/// When a key of it can be taken for another one, or occurs twice.
+pub fn check_config(media_type: &str, config: &[u8]) -> Result<(), ImageError> {
+    match IMAGE_CONFIGS.contains(&media_type) || keys::is_image_config(config) {
+        true => keys::check_config(config),
+        false => Ok(()),
+    }
+}
+
 /// The platform that an image's config names.
 ///
 /// # Errors
@@ -225,7 +283,8 @@ pub fn config_labels(config: &[u8]) -> Option<BTreeMap<String, String>> {
 pub struct ImageManifest {
     /// The image's configuration.
     pub config: Descriptor,
-    /// Its layers, lowest first.
+    /// Its layers, lowest first; none where it has `null`, as tools write that are made in Go.
+    #[serde(deserialize_with = "list")]
     pub layers: Vec<Descriptor>,
 }
 
@@ -233,7 +292,13 @@ pub struct ImageManifest {
 #[derive(Clone, Debug, Deserialize)]
 pub struct ImageIndex {
     /// The children.
+    #[serde(deserialize_with = "list")]
     pub manifests: Vec<Descriptor>,
+}
+
+/// A list, or `null` for an empty one.
+fn list<'de, D: serde::Deserializer<'de>>(reader: D) -> Result<Vec<Descriptor>, D::Error> {
+    Option::deserialize(reader).map(Option::unwrap_or_default)
 }
 
 /// What a tag can point to.
@@ -275,6 +340,7 @@ pub fn read(media_type: &str, bytes: &[u8]) -> Result<Parsed, ImageError> {
         layers: Option<IgnoredAny>,
         manifests: Option<IgnoredAny>,
     }
+    keys::check_manifest(bytes)?;
     let kind: Kind = serde_json::from_slice(bytes)?;
     if kind.schema_version == 1 {
         return Err(ImageError::SchemaOne);
@@ -287,6 +353,7 @@ pub fn read(media_type: &str, bytes: &[u8]) -> Result<Parsed, ImageError> {
         if descriptors.len() > LIST_CAP {
             return Err(ImageError::TooMany);
         }
+        descriptors.iter().try_for_each(|descriptor| descriptor.data().map(drop))?;
         let huge = descriptors.iter().find(|descriptor| descriptor.size > SIZE_CAP);
         huge.map_or(Ok(()), |huge| Err(ImageError::Size(huge.digest, huge.size)))
     };
@@ -306,6 +373,25 @@ pub fn read(media_type: &str, bytes: &[u8]) -> Result<Parsed, ImageError> {
         }
         other => Err(ImageError::MediaType(other.into())),
     }
+}
+
+/// Reads a manifest or index that an index lists.
+///
+/// # Errors
+/// As [`parse`], and when it has another size than the index says.
+pub fn parse_child(child: &Descriptor, bytes: &[u8]) -> Result<Parsed, ImageError> {
+    let found = bytes.len() as u64;
+    if found != child.size {
+        return Err(ImageError::ChildSize { found, said: child.size });
+    }
+    parse(&child.media_type, bytes)
+}
+
+/// The media type of a manifest or index: its own word, or else the one it was called by.
+#[must_use]
+pub fn media_type(said: &str, bytes: &[u8]) -> String {
+    let own = relation(bytes).ok().and_then(|relation| relation.media_type().map(str::to_owned));
+    own.unwrap_or_else(|| said.to_owned())
 }
 
 /// What a manifest or index says about itself, and about another one that it belongs to (image spec, "Image Manifest
@@ -422,13 +508,31 @@ pub fn check_single(has: &Platform, wanted: &[Platform]) -> Result<(), ImageErro
 /// # Errors
 /// When `index` is not an index.
 pub fn derive_index(index: &[u8], keep: &[Digest]) -> Result<Vec<u8>, ImageError> {
+    derive_flat_index(index, &[], keep)
+}
+
+/// As [`derive_index`]; children of the indexes `within` it stand behind its own.
+///
+/// # Errors
+/// When one of them is not an index.
+pub fn derive_flat_index(index: &[u8], within: &[Bytes], keep: &[Digest]) -> Result<Vec<u8>, ImageError> {
     let mut document: serde_json::Value = serde_json::from_slice(index)?;
-    if let Some(children) = document.get_mut("manifests").and_then(serde_json::Value::as_array_mut) {
-        children.retain(|child| {
+    let mut kept: Vec<serde_json::Value> = Vec::new();
+    for bytes in std::iter::once(index).chain(within.iter().map(|bytes| &**bytes)) {
+        let mut inner: serde_json::Value = serde_json::from_slice(bytes)?;
+        let children = inner.get_mut("manifests").and_then(serde_json::Value::as_array_mut);
+        for child in children.into_iter().flat_map(std::mem::take) {
             let digest = child.get("digest").and_then(serde_json::Value::as_str).and_then(|d| d.parse().ok());
-            digest.is_some_and(|digest: Digest| keep.contains(&digest))
-        });
+            let is_new =
+                |kept: &[serde_json::Value]| kept.iter().all(|other| other["digest"] != child["digest"]);
+            if digest.is_some_and(|digest: Digest| keep.contains(&digest))
+                && (within.is_empty() || is_new(&kept))
+            {
+                kept.push(child);
+            }
+        }
     }
+    document["manifests"] = kept.into();
     Ok(serde_json::to_vec(&document)?)
 }
 

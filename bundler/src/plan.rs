@@ -14,7 +14,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::fetch;
 use crate::file;
-use crate::format::{self, Indexed, ListedEntry, METADATA_CAP, Manifest, Name, Sha256Hex};
+use crate::format::{self, Indexed, ListedEntry, MANIFEST_CAP, METADATA_CAP, Manifest, Name, Sha256Hex};
 use crate::image::{self, ImageManifest, OCI_MANIFEST, Parsed};
 use crate::lock::{Lock, LockedChart, LockedFile, LockedImage};
 use crate::origin::{CHANGED, Origin, Sources};
@@ -138,22 +138,16 @@ async fn plan_image(
             return Err(stale(&format!("{field} of image {name}"), pinned, found));
         }
     }
-    if let Some(config) = &resolved.config {
+    for layer in &resolved.layers {
+        content.add(layer.digest, layer.size, source.layer(layer)?, false);
+    }
+    for config in resolved.configs.values() {
         content.bytes(config.clone());
-    }
-    for (digest, size) in &resolved.layers {
-        content.add(*digest, *size, source.origin(digest)?, false);
-    }
-    for (digest, size) in &resolved.configs {
-        if *size > METADATA_CAP {
-            let why = format!("its config {digest} has {size} bytes, and may have {METADATA_CAP}");
-            return Err(Error::input(format!("planning image {name}"), why));
-        }
-        content.add(*digest, *size, source.origin(digest)?, true);
     }
     let upstream = resolved.upstream.as_ref().map(|m| m.digest);
     let media_type = resolved.root.media_type.clone();
-    for manifest in [resolved.root].into_iter().chain(resolved.upstream).chain(resolved.children) {
+    let manifests = [resolved.root].into_iter().chain(resolved.upstream);
+    for manifest in manifests.chain(resolved.within).chain(resolved.children) {
         content.bytes(manifest.bytes);
     }
     let image = format::Image {
@@ -170,7 +164,9 @@ async fn plan_image(
     for attached in &image.attached {
         plan_attached(attached, &name, &source, content).await?;
     }
-    Ok((image, resolved.single))
+    // `docker load` takes images only.
+    let single = resolved.single.filter(|_| !image.platforms.is_empty());
+    Ok((image, single))
 }
 
 /// What belongs to an image.
@@ -187,9 +183,9 @@ async fn plan_attached(
         Ok(_) => return Err(Error::trust(planning(), format!("{} does not belong to it", attached.digest))),
         Err(e) => return Err(Error::input(planning(), e)),
     };
-    content.add(parsed.config.digest, parsed.config.size, source.origin(&parsed.config.digest)?, true);
+    content.bytes(source.config(&parsed.config).await.map_err(|e| e.within(planning()))?);
     for layer in &parsed.layers {
-        content.add(layer.digest, layer.size, source.origin(&layer.digest)?, false);
+        content.add(layer.digest, layer.size, source.layer(layer)?, false);
     }
     content.bytes(manifest.bytes);
     Ok(())
@@ -201,7 +197,7 @@ async fn plan_chart(
     content: &mut Content,
 ) -> Result<format::Chart> {
     let chart: Chart = fetch::chart(&locked.from, sources).await?;
-    let digest = content.bytes(chart.manifest);
+    let digest = content.bytes(chart.manifest.clone());
     if digest != locked.digest {
         return Err(stale(&format!("chart {}", locked.from), locked.digest, digest));
     }
@@ -217,6 +213,10 @@ async fn plan_chart(
     }
     content.bytes(chart.config);
     content.bytes(chart.content);
+    // Whatever else its manifest names travels, too, such as the provenance file of a signed chart.
+    for (layer, origin) in fetch::chart_layers(&locked.from, &chart.manifest, sources)? {
+        content.add(layer.digest, layer.size, origin, layer.size <= METADATA_CAP);
+    }
     let mut values = Vec::new();
     for file in &locked.values {
         let bytes = fetch::values(&sources.base.join(&file.path))?;
@@ -334,6 +334,14 @@ fn lay_out(
     manifest.entries = entries;
     let manifest_bytes =
         manifest.to_bytes().map_err(|e| Error::input(format!("laying out bundle {name}"), e))?;
+    let size = manifest_bytes.len() as u64;
+    if size > MANIFEST_CAP {
+        let why = format!("{} would have {size} bytes, and may have {MANIFEST_CAP}", format::MANIFEST);
+        return Err(Error::input(format!("laying out bundle {name}"), why).hint("make several bundles of it"));
+    }
+    // Names, places and the order of entries are those that a reader takes.
+    Manifest::from_bytes(&manifest_bytes)
+        .map_err(|e| Error::input(format!("laying out bundle {name}"), e))?;
     let layout = manifest
         .layout(manifest_bytes.len() as u64, sign::ENTRY_SIZE)
         .map_err(|e| Error::input(format!("laying out bundle {name}"), e))?;
@@ -367,4 +375,50 @@ fn index(manifest: &Manifest, content: &Content) -> std::result::Result<Vec<u8>,
 fn stale(what: &str, pinned: impl Display, found: impl Display) -> Error {
     Error::input(format!("planning {what}"), format!("images.lock pins {pinned}, and now it is {found}"))
         .hint("the lock is stale: run `airlock lock`, look at the difference, and build again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Platforms;
+
+    #[test]
+    fn a_manifest_larger_than_a_reader_takes_is_not_planned() {
+        let lock = Lock {
+            version: 1,
+            name: "app".into(),
+            bundle_version: "1".into(),
+            serial: 1,
+            created: "2026-01-01T00:00:00Z".into(),
+            spec: Digest::of(b""),
+            platforms: Platforms::All,
+            charts: vec![],
+            images: vec![],
+            files: vec![],
+        };
+        let planned = |blobs: u32| {
+            let mut content = Content::default();
+            for n in 0..blobs {
+                content.bytes(n.to_le_bytes().to_vec());
+            }
+            let manifest = Manifest {
+                charts: vec![],
+                created: lock.created.clone(),
+                entries: vec![],
+                files: vec![],
+                format: format::VERSION,
+                images: vec![],
+                kind: format::KIND.into(),
+                name: lock.name.clone(),
+                serial: lock.serial,
+                version: lock.bundle_version.clone(),
+            };
+            lay_out(manifest, &[], &lock, "", content)
+        };
+        let few = planned(60_000).expect("a plan").manifest_bytes.len() as u64;
+        assert!((MANIFEST_CAP / 2..MANIFEST_CAP).contains(&few), "{few}");
+        let Err(error) = planned(100_000) else { unreachable!("too large") };
+        assert!(error.to_string().contains("airlock.json would have"), "{error}");
+        assert_eq!(error.hint_text(), Some("make several bundles of it"));
+    }
 }

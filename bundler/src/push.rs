@@ -11,11 +11,11 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
-use crate::image::{ImageManifest, OCI_MANIFEST, Parsed};
+use crate::image::{OCI_MANIFEST, Parsed};
 use crate::progress::Progress;
 use crate::reference::{Mapping, source_path};
 use crate::registry::{Client, Repository};
-use crate::verify::VerifiedBundle;
+use crate::verify::{Member, VerifiedBundle};
 
 /// Images, charts and files that are asked for at a time.
 const PARALLEL_QUESTIONS: usize = 8;
@@ -140,8 +140,8 @@ struct Missing<'a> {
     item: Item<'a>,
     /// What it has under that tag instead.
     other: Option<Digest>,
-    /// Manifests below an index, with their media types.
-    children: Vec<(Digest, String)>,
+    /// Its manifests with their media types, those that an index lists before the index: the item's own is the last.
+    manifests: Vec<(Digest, String)>,
     /// Configs and layers.
     blobs: BTreeSet<Digest>,
     /// How many of its blobs are not there yet.
@@ -198,26 +198,15 @@ impl Push<'_> {
     }
 
     fn missing<'a>(&self, item: Item<'a>, other: Option<Digest>) -> Result<Missing<'a>> {
-        let (mut children, mut blobs) = (Vec::new(), BTreeSet::new());
-        let mut add = |manifest: &ImageManifest| {
-            blobs.extend(manifest.layers.iter().chain([&manifest.config]).map(|part| part.digest));
-        };
-        match self.bundle.parse(&item.digest, item.media_type)? {
-            Parsed::Manifest(manifest) => add(&manifest),
-            Parsed::Index(index) => {
-                for child in index.manifests {
-                    let Parsed::Manifest(manifest) = self.bundle.parse(&child.digest, &child.media_type)?
-                    else {
-                        let why = format!("{} is an index within an index", child.digest);
-                        return Err(Error::input(format!("pushing {}", item.repository), why));
-                    };
-                    add(&manifest);
-                    children.push((child.digest, child.media_type));
-                }
+        let (mut manifests, mut blobs) = (Vec::new(), BTreeSet::new());
+        for Member { digest, media_type, parsed } in self.bundle.members(&item.digest, item.media_type)? {
+            if let Parsed::Manifest(manifest) = parsed {
+                blobs.extend(manifest.layers.iter().chain([&manifest.config]).map(|part| part.digest));
             }
+            manifests.push((digest, media_type));
         }
         let waiting = AtomicUsize::new(blobs.len());
-        Ok(Missing { item, other, children, blobs, waiting })
+        Ok(Missing { item, other, manifests, blobs, waiting })
     }
 
     /// Sends a blob to the first repository that needs it, has the others take it over from there, and completes what
@@ -278,14 +267,14 @@ impl Push<'_> {
 
     /// Puts the manifests of an item whose blobs are all there.
     async fn complete(&self, missing: &Missing<'_>) -> Result<()> {
-        let Missing { item, other, children, .. } = missing;
+        let Missing { item, other, manifests, .. } = missing;
         let repository = self.repository(item);
-        for (digest, media_type) in children {
+        let Some(((own, media_type), below)) = manifests.split_last() else { return Ok(()) };
+        for (digest, media_type) in below {
             let bytes = self.bundle.small(digest)?;
             repository.put_manifest(&digest.to_string(), media_type, bytes).await?;
         }
-        let put =
-            repository.put_manifest(&item.target(), item.media_type, self.bundle.small(&item.digest)?).await;
+        let put = repository.put_manifest(&item.target(), media_type, self.bundle.small(own)?).await;
         put.map_err(|error| match other {
             Some(other) if error.kind() == Kind::Network => error.hint(format!(
                 "the tag is there already, with {other}, and the registry may not let it be changed (immutable tags): \

@@ -1,17 +1,21 @@
 //! From a tag or digest to what is carried of an image: `lock` asks with a tag, `plan` with the digest it pinned, and
 //! both must come to the same.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::image::{self, Descriptor, ImageIndex, ImageManifest, Parsed, Platform};
+use crate::image::{self, Descriptor, ImageError, ImageIndex, ImageManifest, LIST_CAP, Parsed, Platform};
 use crate::origin::Origin;
 use crate::registry::{Manifest, Repository};
 use crate::source::LocalImage;
 use crate::spec::Platforms;
+
+/// What to do about an image that can't be carried as it is.
+const REPAIR: &str = "have it built and pushed again with a current tool";
 
 /// Where an image's bytes come from.
 pub enum ImageSource {
@@ -57,9 +61,33 @@ impl ImageSource {
         }
     }
 
-    /// A config, whole.
-    async fn config(&self, descriptor: &Descriptor) -> Result<Bytes> {
-        self.origin(&descriptor.digest)?.read(&descriptor.digest, descriptor.size).await
+    /// Where a layer's bytes are: in its descriptor, or where its manifest comes from.
+    ///
+    /// # Errors
+    /// As [`Self::origin`].
+    pub fn layer(&self, layer: &Descriptor) -> Result<Origin> {
+        match layer.data().map_err(|e| Error::trust(format!("reading layer {}", layer.digest), e))? {
+            Some(content) => Ok(Origin::Bytes(content)),
+            None => self.origin(&layer.digest),
+        }
+    }
+
+    /// A config, whole and checked.
+    ///
+    /// # Errors
+    /// When it can't be had, is not what its descriptor says, or readers disagree on what it says.
+    pub async fn config(&self, config: &Descriptor) -> Result<Bytes> {
+        let reading = || format!("reading config {}", config.digest);
+        let content = match config.data().map_err(|e| Error::trust(reading(), e))? {
+            Some(content) => content,
+            None => self.origin(&config.digest)?.read(&config.digest, config.size).await?,
+        };
+        if content.len() as u64 != config.size {
+            let why = format!("it has {} bytes, and its manifest says {}", content.len(), config.size);
+            return Err(Error::trust(reading(), why).hint(REPAIR));
+        }
+        image::check_config(&config.media_type, &content).map_err(|e| unreadable(reading(), e))?;
+        Ok(content)
     }
 }
 
@@ -69,16 +97,16 @@ pub struct Resolved {
     pub root: Manifest,
     /// The index that was asked for, where that is not what is carried.
     pub upstream: Option<Manifest>,
-    /// The manifests below an index.
+    /// Indexes within `upstream`, where it has some and what is carried comes out of them.
+    pub within: Vec<Manifest>,
+    /// The manifests below an index that is carried, and the indexes within it.
     pub children: Vec<Manifest>,
     /// The carried manifest of each platform.
     pub platforms: BTreeMap<Platform, Digest>,
-    /// Layers, with their sizes.
-    pub layers: BTreeMap<Digest, u64>,
-    /// Configs, with their sizes.
-    pub configs: BTreeMap<Digest, u64>,
-    /// The config, where it had to be read.
-    pub config: Option<Bytes>,
+    /// Layers, as the manifests name them.
+    pub layers: Vec<Descriptor>,
+    /// Configs.
+    pub configs: BTreeMap<Digest, Bytes>,
     /// The manifest, where the root is one.
     pub single: Option<ImageManifest>,
 }
@@ -87,30 +115,29 @@ impl Resolved {
     /// Bytes of everything that is carried.
     #[must_use]
     pub fn size(&self) -> u64 {
-        let manifests =
-            [Some(&self.root), self.upstream.as_ref()].into_iter().flatten().chain(&self.children);
+        let manifests = [Some(&self.root), self.upstream.as_ref()].into_iter().flatten();
+        let manifests = manifests.chain(&self.within).chain(&self.children);
+        let layers: BTreeMap<_, _> = self.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
         manifests.map(|m| m.bytes.len() as u64).sum::<u64>()
-            + self.layers.values().chain(self.configs.values()).sum::<u64>()
+            + layers.values().sum::<u64>()
+            + self.configs.values().map(|config| config.len() as u64).sum::<u64>()
     }
 
     /// Its licences, as a label of the config or an annotation says (image spec, "Pre-Defined Annotation Keys"); of several
     /// platforms the first one's.
-    ///
-    /// # Errors
-    /// When the config can't be read.
-    pub async fn licenses(&self, source: &ImageSource) -> Result<Option<String>> {
+    #[must_use]
+    pub fn licenses(&self) -> Option<String> {
         const KEY: &str = "org.opencontainers.image.licenses";
-        let manifest = self.children.first().unwrap_or(&self.root);
+        let is_manifest =
+            |it: &&Manifest| matches!(image::parse(&it.media_type, &it.bytes), Ok(Parsed::Manifest(_)));
+        let manifest = self.children.iter().find(is_manifest).unwrap_or(&self.root);
         let Ok(Parsed::Manifest(parsed)) = image::parse(&manifest.media_type, &manifest.bytes) else {
-            return Ok(None);
+            return None;
         };
-        let config = match &self.config {
-            Some(config) => config.clone(),
-            None => source.config(&parsed.config).await?,
-        };
-        let label = image::config_labels(&config).and_then(|mut labels| labels.remove(KEY));
+        let config = self.configs.get(&parsed.config.digest)?;
+        let label = image::config_labels(config).and_then(|mut labels| labels.remove(KEY));
         let annotation = || image::relation(&manifest.bytes).ok()?.annotations()?.get(KEY).cloned();
-        Ok(label.or_else(annotation).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()))
+        label.or_else(annotation).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
     /// Media type of what was asked for.
@@ -119,10 +146,25 @@ impl Resolved {
         &self.upstream.as_ref().unwrap_or(&self.root).media_type
     }
 
-    fn add(&mut self, manifest: &ImageManifest) {
-        self.configs.insert(manifest.config.digest, manifest.config.size);
-        self.layers.extend(manifest.layers.iter().map(|layer| (layer.digest, layer.size)));
+    /// Adds what a manifest names; its config is read, since what it says must be the same to each reader.
+    async fn add(&mut self, source: &ImageSource, name: &str, manifest: &ImageManifest) -> Result<()> {
+        let config = &manifest.config;
+        match self.configs.entry(config.digest) {
+            Slot::Occupied(known) if known.get().len() as u64 == config.size => {}
+            // Of another size than a manifest before has said: that is found out again.
+            Slot::Occupied(_) => drop(source.config(config).await.map_err(|e| e.within(resolving(name)))?),
+            Slot::Vacant(slot) => {
+                let content = source.config(config).await.map_err(|e| e.within(resolving(name)))?;
+                slot.insert(content);
+            }
+        }
+        self.layers.extend(manifest.layers.iter().cloned());
+        Ok(())
     }
+}
+
+fn resolving(name: &str) -> String {
+    format!("resolving image {name}")
 }
 
 /// Fetches the manifests of an image and chooses its platforms. `name` is for messages.
@@ -135,36 +177,35 @@ pub async fn resolve(
     tag_or_digest: &str,
     wanted: &Platforms,
 ) -> Result<Resolved> {
-    let doing = || format!("resolving image {name}");
-    let asked = source.manifest(tag_or_digest).await.map_err(|e| e.within(doing()))?;
-    match parse(name, &asked)? {
-        Parsed::Manifest(manifest) => {
-            let (has, config) = platform(source, &manifest).await.map_err(|e| e.within(doing()))?.unzip();
-            if let (Some(has), Platforms::Some(wanted)) = (&has, wanted) {
-                image::check_single(has, wanted).map_err(|e| no_platform(name, &e))?;
-            }
-            let platforms = has.map(|platform| (platform, asked.digest)).into_iter().collect();
-            let mut resolved = Resolved::new(asked, platforms);
-            resolved.config = config;
-            resolved.add(&manifest);
-            resolved.single = Some(manifest);
-            Ok(resolved)
-        }
-        Parsed::Index(index) => from_index(source, name, asked, &index, wanted).await,
+    let asked = source.manifest(tag_or_digest).await.map_err(|e| e.within(resolving(name)))?;
+    let parsed = parse(name, &asked)?;
+    let asked = Manifest { media_type: image::media_type(&asked.media_type, &asked.bytes), ..asked };
+    let manifest = match parsed {
+        Parsed::Manifest(manifest) => manifest,
+        Parsed::Index(index) => return from_index(source, name, asked, &index, wanted).await,
+    };
+    let digest = asked.digest;
+    let mut resolved = Resolved::new(asked);
+    resolved.add(source, name, &manifest).await?;
+    let has = platform(&manifest, &resolved.configs).map_err(|e| e.within(resolving(name)))?;
+    if let (Some(has), Platforms::Some(wanted)) = (&has, wanted) {
+        image::check_single(has, wanted).map_err(|e| no_platform(name, &e))?;
     }
+    resolved.platforms = has.map(|platform| (platform, digest)).into_iter().collect();
+    resolved.single = Some(manifest);
+    Ok(resolved)
 }
 
 impl Resolved {
-    fn new(root: Manifest, platforms: BTreeMap<Platform, Digest>) -> Self {
-        let (layers, configs) = Default::default();
+    fn new(root: Manifest) -> Self {
         Self {
             root,
             upstream: None,
+            within: vec![],
             children: vec![],
-            platforms,
-            layers,
-            configs,
-            config: None,
+            platforms: BTreeMap::new(),
+            layers: vec![],
+            configs: BTreeMap::new(),
             single: None,
         }
     }
@@ -177,80 +218,135 @@ async fn from_index(
     index: &ImageIndex,
     wanted: &Platforms,
 ) -> Result<Resolved> {
-    let chosen = match wanted {
-        Platforms::All => None,
-        Platforms::Some(wanted) => Some(index.choose(wanted).map_err(|e| no_platform(name, &e))?),
-    };
-    let keep: Vec<Descriptor> = match &chosen {
-        None => index.manifests.clone(),
-        Some(chosen) => chosen.values().cloned().collect(),
-    };
-    let platforms = match chosen {
-        Some(chosen) => chosen.into_iter().map(|(platform, d)| (platform, d.digest)).collect(),
-        None => keep.iter().filter_map(|d| d.platform().map(|p| (p, d.digest))).collect(),
-    };
-    let mut children = Vec::new();
-    let mut manifests = Vec::new();
-    for child in &keep {
-        let raw = source
-            .manifest(&child.digest.to_string())
-            .await
-            .map_err(|e| e.within(format!("resolving image {name}")))?;
-        match parse(name, &raw)? {
-            Parsed::Manifest(manifest) => manifests.push(manifest),
-            Parsed::Index(_) => {
-                return Err(Error::input(
-                    format!("resolving image {name}"),
-                    "it has an index within its index",
-                ));
+    let (mut children, mut within, mut platforms) = (Vec::new(), Vec::new(), BTreeMap::new());
+    match wanted {
+        Platforms::All => {
+            children = below(source, name, index, |_| true).await?;
+            let inner = children.iter().filter_map(|(_, parsed)| match parsed {
+                Parsed::Index(inner) => Some(inner),
+                Parsed::Manifest(_) => None,
+            });
+            let listed = std::iter::once(index).chain(inner).flat_map(|index| &index.manifests);
+            platforms.extend(listed.filter_map(|d| Some((d.platform()?, d.digest))));
+        }
+        Platforms::Some(wanted) => {
+            let chosen = match index.choose(wanted) {
+                Err(ImageError::NoPlatform { .. }) if index.manifests.iter().any(Descriptor::is_index) => {
+                    let inner = below(source, name, index, Descriptor::is_index).await?;
+                    let flat = flat(index, &inner);
+                    within = inner.into_iter().map(|(manifest, _)| manifest).collect();
+                    flat.choose(wanted)
+                }
+                chosen => chosen,
+            };
+            for (platform, descriptor) in chosen.map_err(|e| no_platform(name, &e))? {
+                if platforms.values().all(|there| *there != descriptor.digest) {
+                    children.push(child(source, name, &descriptor).await?);
+                }
+                platforms.insert(platform, descriptor.digest);
             }
         }
-        children.push(raw);
     }
-    let all = keep.len() == index.manifests.len();
-    let mut resolved = if keep.len() == 1 && !matches!(wanted, Platforms::All) {
-        let mut resolved = Resolved::new(children.remove(0), platforms);
-        resolved.upstream = Some(asked);
-        resolved.single = manifests.first().cloned();
-        resolved
-    } else if all {
-        Resolved::new(asked, platforms)
-    } else {
-        let digests: Vec<_> = keep.iter().map(|d| d.digest).collect();
-        let bytes: Bytes = image::derive_index(&asked.bytes, &digests)
-            .map_err(|e| Error::input(format!("choosing platforms of image {name}"), e))?
-            .into();
-        let derived = Manifest { digest: Digest::of(&bytes), bytes, media_type: asked.media_type.clone() };
-        let mut resolved = Resolved::new(derived, platforms);
-        resolved.upstream = Some(asked);
-        resolved
+    let is_all = *wanted == Platforms::All || (within.is_empty() && platforms.len() == index.manifests.len());
+    let digests: Vec<_> = platforms.values().copied().collect();
+    let (mut manifests, parsed): (Vec<_>, Vec<_>) = children.into_iter().unzip();
+    let mut resolved = match (is_all, parsed.as_slice()) {
+        (_, [Parsed::Manifest(only)]) if *wanted != Platforms::All => {
+            let mut resolved = Resolved::new(manifests.remove(0));
+            (resolved.upstream, resolved.single) = (Some(asked), Some(only.clone()));
+            resolved
+        }
+        (true, _) => Resolved::new(asked),
+        (false, _) => {
+            let inner: Vec<_> = within.iter().map(|manifest| manifest.bytes.clone()).collect();
+            let bytes: Bytes = image::derive_flat_index(&asked.bytes, &inner, &digests)
+                .map_err(|e| Error::input(format!("choosing platforms of image {name}"), e))?
+                .into();
+            let media_type = asked.media_type.clone();
+            let mut resolved = Resolved::new(Manifest { digest: Digest::of(&bytes), bytes, media_type });
+            resolved.upstream = Some(asked);
+            resolved
+        }
     };
-    resolved.children = children;
-    for manifest in &manifests {
-        resolved.add(manifest);
+    (resolved.platforms, resolved.within, resolved.children) = (platforms, within, manifests);
+    for parsed in &parsed {
+        if let Parsed::Manifest(manifest) = parsed {
+            resolved.add(source, name, manifest).await?;
+        }
     }
     Ok(resolved)
 }
 
+/// Fetches what an index lists, and what the indexes in it list, as far as it is `wanted`; each once.
+async fn below(
+    source: &ImageSource,
+    name: &str,
+    index: &ImageIndex,
+    wanted: impl Fn(&Descriptor) -> bool,
+) -> Result<Vec<(Manifest, Parsed)>> {
+    let mut queue: VecDeque<Descriptor> = index.manifests.iter().cloned().collect();
+    let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
+    while let Some(descriptor) = queue.pop_front() {
+        if !wanted(&descriptor) || !seen.insert(descriptor.digest) {
+            continue;
+        }
+        if seen.len() > LIST_CAP {
+            return Err(Error::input(resolving(name), ImageError::TooMany));
+        }
+        let (manifest, parsed) = child(source, name, &descriptor).await?;
+        if let Parsed::Index(inner) = &parsed {
+            queue.extend(inner.manifests.iter().cloned());
+        }
+        found.push((manifest, parsed));
+    }
+    Ok(found)
+}
+
+/// Fetches what an index lists.
+async fn child(source: &ImageSource, name: &str, descriptor: &Descriptor) -> Result<(Manifest, Parsed)> {
+    let raw = source.manifest(&descriptor.digest.to_string()).await;
+    let raw = raw.map_err(|e| e.within(resolving(name)))?;
+    let parsed = image::parse_child(descriptor, &raw.bytes)
+        .map_err(|e| unreadable(format!("reading {} of image {name}", descriptor.digest), e))?;
+    let media_type = image::media_type(&descriptor.media_type, &raw.bytes);
+    Ok((Manifest { media_type, ..raw }, parsed))
+}
+
+/// An index as if what the indexes within it list were its own; each manifest once.
+fn flat(index: &ImageIndex, within: &[(Manifest, Parsed)]) -> ImageIndex {
+    let inner = within.iter().filter_map(|(_, parsed)| match parsed {
+        Parsed::Index(inner) => Some(inner),
+        Parsed::Manifest(_) => None,
+    });
+    let mut seen = BTreeSet::new();
+    let listed = std::iter::once(index).chain(inner).flat_map(|index| &index.manifests);
+    let manifests = listed.filter(|d| !d.is_index() && seen.insert(d.digest)).cloned().collect();
+    ImageIndex { manifests }
+}
+
 fn parse(name: &str, manifest: &Manifest) -> Result<Parsed> {
     image::parse(&manifest.media_type, &manifest.bytes)
-        .map_err(|e| Error::input(format!("reading {} of image {name}", manifest.digest), e))
+        .map_err(|e| unreadable(format!("reading {} of image {name}", manifest.digest), e))
 }
 
-/// What a manifest without an index runs on, and the config that says so; none for what isn't an image to run.
-async fn platform(source: &ImageSource, manifest: &ImageManifest) -> Result<Option<(Platform, Bytes)>> {
-    const IMAGE_CONFIGS: [&str; 2] =
-        ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
-    if !IMAGE_CONFIGS.contains(&manifest.config.media_type.as_str()) {
-        return Ok(None);
+fn unreadable(reading: String, error: ImageError) -> Error {
+    let is_fault = matches!(error, ImageError::Keys(_) | ImageError::Data(_) | ImageError::ChildSize { .. });
+    let error = Error::input(reading, error);
+    if is_fault { error.hint(REPAIR) } else { error }
+}
+
+/// What a manifest without an index runs on; none for what isn't an image to run.
+fn platform(manifest: &ImageManifest, configs: &BTreeMap<Digest, Bytes>) -> Result<Option<Platform>> {
+    let digest = &manifest.config.digest;
+    match configs.get(digest) {
+        Some(config) if image::is_image_config(&manifest.config) => image::config_platform(config)
+            .map(Some)
+            .map_err(|e| Error::input(format!("reading config {digest}"), e)),
+        _ => Ok(None),
     }
-    let config = source.config(&manifest.config).await?;
-    let platform = image::config_platform(&config)
-        .map_err(|e| Error::input(format!("reading config {}", manifest.config.digest), e))?;
-    Ok(Some((platform, config)))
 }
 
-fn no_platform(name: &str, error: &image::ImageError) -> Error {
+fn no_platform(name: &str, error: &ImageError) -> Error {
     Error::input(format!("choosing platforms of image {name}"), error.to_string())
         .hint("change `platforms` in bundle.toml, or use an image that is made for them")
 }

@@ -18,12 +18,15 @@ use crate::bundle::Bundle;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::format::{self, Image, ListedEntry, METADATA_CAP, Manifest};
-use crate::image::{self, ImageManifest, Parsed};
+use crate::image::{self, Descriptor, ImageError, ImageManifest, LIST_CAP, Parsed};
 use crate::progress::Progress;
 use crate::sign::{self, PublicKey};
 
 /// How much is read at a time, in bytes.
 const CHUNK: u64 = 256 << 10;
+
+/// Most digests that upstream's index and the indexes within it list.
+const CHILDREN: usize = 10 * LIST_CAP;
 
 /// How many may wait in threads for something to be hashed.
 const HASHING: usize = 16;
@@ -53,6 +56,17 @@ pub struct VerifiedBundle {
     buffers: Buffers,
     /// Held by readers of a part of something that is hashed first: those who wait for one take no threads.
     hashing: Semaphore,
+}
+
+/// A manifest or index that belongs to an image.
+#[derive(Debug)]
+pub struct Member {
+    /// Of it.
+    pub digest: Digest,
+    /// Its media type, by its own word where it has one.
+    pub media_type: String,
+    /// Its content.
+    pub parsed: Parsed,
 }
 
 #[derive(Debug)]
@@ -306,7 +320,7 @@ impl VerifiedBundle {
             self.check_image(image)?;
         }
         for file in &manifest.files {
-            let parts = self.check_manifest(&file.manifest)?;
+            let parts = self.artifact(&file.manifest)?;
             if !parts.layers.iter().any(|layer| layer.digest == file.digest) {
                 let (name, digest) = (&file.name, file.digest);
                 return Err(self.refuse(format!(
@@ -317,9 +331,10 @@ impl VerifiedBundle {
         }
         let silent = crate::progress::Silent;
         for chart in &manifest.charts {
-            for layer in self.check_manifest(&chart.digest)?.layers {
-                self.check(&layer.digest, &silent)?;
-            }
+            // Helm reads it before anything else is checked; what else is large is checked when it is read.
+            self.check(&chart_content(self, chart)?, &silent)?;
+            let small = self.artifact(&chart.digest)?.layers.into_iter().filter(|l| l.size <= METADATA_CAP);
+            small.into_iter().try_for_each(|layer| self.check(&layer.digest, &silent))?;
             for values in &chart.values {
                 self.small(values)?;
             }
@@ -328,43 +343,105 @@ impl VerifiedBundle {
     }
 
     fn check_image(&self, image: &Image) -> Result<()> {
-        let mut used = BTreeSet::new();
-        match self.parse(&image.digest, &image.media_type)? {
-            Parsed::Manifest(_) => {
-                used.insert(image.digest);
-                self.check_manifest(&image.digest)?;
-            }
-            Parsed::Index(index) => {
-                for child in &index.manifests {
-                    used.insert(child.digest);
-                    self.check_manifest(&child.digest)?;
-                }
-            }
-        }
         let stray =
             |digest: &Digest| self.refuse(format!("image {}: {digest} is not part of it", image.reference));
-        image.platforms.values().find(|d| !used.contains(*d)).map_or(Ok(()), |d| Err(stray(d)))?;
-        let mut subjects: BTreeSet<_> = used.iter().copied().chain([image.digest]).collect();
+        let (mut runnable, mut used) = (BTreeSet::new(), BTreeSet::new());
+        for Member { digest, parsed, .. } in self.members(&image.digest, &image.media_type)? {
+            if let Parsed::Manifest(manifest) = &parsed {
+                self.check_parts(&digest, manifest)?;
+                runnable.insert(digest);
+            }
+            used.insert(digest);
+        }
+        image.platforms.values().find(|d| !runnable.contains(*d)).map_or(Ok(()), |d| Err(stray(d)))?;
+        let mut subjects = used.clone();
         subjects.extend(image.upstream);
         for attached in &image.attached {
-            self.check_manifest(&attached.digest)?;
+            self.artifact(&attached.digest)?;
             if !subjects.contains(&attached.subject) || !attached.holds(&self.small(&attached.digest)?) {
                 return Err(stray(&attached.digest));
             }
         }
         let Some(upstream) = &image.upstream else { return Ok(()) };
-        let Parsed::Index(index) = self.parse(upstream, image::OCI_INDEX)? else {
-            return Err(stray(upstream));
-        };
-        let children: BTreeSet<_> = index.manifests.iter().map(|d| d.digest).collect();
-        used.difference(&children).next().map_or(Ok(()), |d| Err(stray(d)))
+        // What is carried is pushed by the index, or the manifest, that is made of upstream's: that itself is not its child.
+        used.remove(&image.digest);
+        used.extend(runnable);
+        let listed = self.listed_by(upstream)?.ok_or_else(|| stray(upstream))?;
+        used.iter().find(|digest| !listed.contains(digest)).map_or(Ok(()), |digest| Err(stray(digest)))
     }
 
-    fn check_manifest(&self, digest: &Digest) -> Result<ImageManifest> {
+    /// Digests of all that an index lists, and of what those indexes in it list that are carried. None if it is no index.
+    fn listed_by(&self, index: &Digest) -> Result<Option<BTreeSet<Digest>>> {
+        let Parsed::Index(index) = self.parse(index, image::OCI_INDEX)? else { return Ok(None) };
+        let (mut listed, mut queue) = (BTreeSet::new(), index.manifests);
+        while let Some(child) = queue.pop() {
+            if listed.insert(child.digest) && child.is_index() && self.size(&child.digest).is_some() {
+                if listed.len() > CHILDREN {
+                    return Err(self.refuse(format!("{} indexes and more within an index", listed.len())));
+                }
+                if let Parsed::Index(inner) = self.child(&child)? {
+                    queue.extend(inner.manifests);
+                }
+            }
+        }
+        Ok(Some(listed))
+    }
+
+    /// A manifest or index with all that is below it; each once, and those that an index lists before the index.
+    ///
+    /// # Errors
+    /// When one of them is missing, or is not what its index says.
+    pub fn members(&self, digest: &Digest, media_type: &str) -> Result<Vec<Member>> {
+        let mut members = Vec::new();
+        let parsed = self.parse(digest, media_type)?;
+        self.gather(*digest, media_type, parsed, &mut BTreeSet::new(), &mut members)?;
+        Ok(members)
+    }
+
+    fn gather(
+        &self,
+        digest: Digest,
+        media_type: &str,
+        parsed: Parsed,
+        seen: &mut BTreeSet<Digest>,
+        members: &mut Vec<Member>,
+    ) -> Result<()> {
+        seen.insert(digest);
+        if seen.len() > LIST_CAP + 1 {
+            return Err(self.refuse(format!("{digest}: {}", ImageError::TooMany)));
+        }
+        if let Parsed::Index(index) = &parsed {
+            for child in &index.manifests {
+                let parsed = self.child(child)?;
+                if !seen.contains(&child.digest) {
+                    self.gather(child.digest, &child.media_type, parsed, seen, members)?;
+                }
+            }
+        }
+        let media_type = image::media_type(media_type, &self.small(&digest)?);
+        members.push(Member { digest, media_type, parsed });
+        Ok(())
+    }
+
+    /// Reads a manifest or index that an index lists.
+    fn child(&self, child: &Descriptor) -> Result<Parsed> {
+        let digest = &child.digest;
+        image::parse_child(child, &self.small(digest)?).map_err(|e| self.refuse(format!("{digest}: {e}")))
+    }
+
+    /// Reads a manifest that no index lists, with all that it names.
+    fn artifact(&self, digest: &Digest) -> Result<ImageManifest> {
         let Parsed::Manifest(manifest) = self.parse(digest, image::OCI_MANIFEST)? else {
             return Err(self.refuse(format!("{digest} is not an image manifest")));
         };
-        for part in manifest.layers.iter().chain([&manifest.config]) {
+        self.check_parts(digest, &manifest)?;
+        Ok(manifest)
+    }
+
+    /// Checks that all parts of a manifest are here, with the sizes that it says.
+    fn check_parts(&self, digest: &Digest, manifest: &ImageManifest) -> Result<()> {
+        let config = &manifest.config;
+        for part in manifest.layers.iter().chain([config]) {
             match self.size(&part.digest) {
                 Some(size) if size == part.size => {}
                 Some(size) => {
@@ -376,8 +453,8 @@ impl VerifiedBundle {
                 None => return Err(self.refuse(format!("{}, which {digest} needs, is missing", part.digest))),
             }
         }
-        self.small(&manifest.config.digest)?;
-        Ok(manifest)
+        image::check_config(&config.media_type, &self.small(&config.digest)?)
+            .map_err(|e| self.refuse(format!("config {}: {e}", config.digest)))
     }
 
     fn blob(&self, digest: &Digest) -> Result<&Blob> {
@@ -450,14 +527,19 @@ impl Read {
 /// # Errors
 /// When the chart's manifest doesn't have exactly one layer.
 pub fn chart_content(bundle: &VerifiedBundle, chart: &format::Chart) -> Result<Digest> {
-    let manifest = bundle.check_manifest(&chart.digest)?;
+    let manifest = bundle.artifact(&chart.digest)?;
     match manifest.layers.as_slice() {
         [layer] => Ok(layer.digest),
-        // Helm may put a provenance file beside the chart.
-        layers => layers
-            .iter()
-            .find(|l| l.media_type == crate::chart::CONTENT)
-            .map(|l| l.digest)
-            .ok_or_else(|| bundle.refuse(format!("chart {} has no content", chart.name))),
+        // Helm puts a provenance file beside the chart.
+        layers => {
+            let mut packed = layers.iter().filter(|layer| layer.media_type == crate::chart::CONTENT);
+            match (packed.next(), packed.next()) {
+                (Some(layer), None) => Ok(layer.digest),
+                (None, _) => Err(bundle.refuse(format!("chart {} has no content", chart.name))),
+                (Some(_), Some(_)) => {
+                    Err(bundle.refuse(format!("chart {} has several contents", chart.name)))
+                }
+            }
+        }
     }
 }

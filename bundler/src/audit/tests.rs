@@ -32,15 +32,12 @@ fn closure() -> Closure {
         signed_by: vec![],
         attached: vec![],
     };
-    closure.add(&image("redis:8", "a1", OCI_MANIFEST, Some("af")), |_, _| Ok(manifest("ac"))).expect("redis");
-    closure
-        .add(&image("quay.io/a/web:1", "b0", OCI_INDEX, None), |asked, _| {
-            Ok(match *asked == digest("b0") {
-                true => index(),
-                false => manifest(if *asked == digest("b1") { "c1" } else { "c2" }),
-            })
-        })
-        .expect("web");
+    let member = |byte: &str, parsed| Member { digest: digest(byte), media_type: String::new(), parsed };
+    let redis = image("redis:8", "a1", OCI_MANIFEST, Some("af"));
+    closure.add(&redis, vec![member("a1", manifest("ac"))]);
+    let web = image("quay.io/a/web:1", "b0", OCI_INDEX, None);
+    let members = [("b1", manifest("c1")), ("b2", manifest("c2")), ("b0", index())];
+    closure.add(&web, members.into_iter().map(|(byte, parsed)| member(byte, parsed)).collect());
     closure
 }
 

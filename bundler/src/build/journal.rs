@@ -18,6 +18,9 @@ use crate::error::Result;
 /// After so many bytes of a blob there is a record, so that this much at most is fetched again.
 pub const RECORD: u64 = 1 << 20;
 
+/// Most that is read of a journal, in bytes: records of some terabytes.
+const CAP: u64 = 64 << 20;
+
 /// The journal of a build.
 #[derive(Debug)]
 pub struct Journal {
@@ -36,10 +39,9 @@ impl Journal {
     /// When the file can't be written.
     pub fn open(path: PathBuf, manifest: &Digest, sizes: &[u64], is_usable: bool) -> Result<Self> {
         let mut file = owned::open(&path, 0o600)?;
-        let failed = |e| super::write_error(&path, e);
         let mut text = String::new();
         // What is no text is no journal.
-        let is_read = file.read_to_string(&mut text).is_ok();
+        let is_read = (&file).take(CAP).read_to_string(&mut text).is_ok();
         let head = format!("airlock build 2\nmanifest {manifest}\n");
         let told = text.strip_prefix(&head).filter(|_| is_usable && is_read);
         let known = parse(told.unwrap_or_default(), sizes);
@@ -48,8 +50,12 @@ impl Journal {
         for (index, bytes) in known.iter().enumerate().filter(|(_, bytes)| **bytes > 0) {
             text.push_str(&line(index, *bytes));
         }
-        file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).map_err(failed)?;
-        file.write_all(text.as_bytes()).map_err(failed)?;
+        let written = file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0)));
+        written.and_then(|_| file.write_all(text.as_bytes())).map_err(|e| {
+            // One that could not be written tells of nothing.
+            let _ = std::fs::remove_file(&path);
+            super::write_error(&path, e)
+        })?;
         let told = known.iter().sum::<u64>().into();
         Ok(Self { path, file: Mutex::new(file), known, told })
     }

@@ -181,7 +181,7 @@ async fn pin_image(
     let resolved = resolve(&source, &name, &ask, &spec.platforms).await.map_err(within)?;
     let evidence = evidence::look(spec, &source, &resolved, required.as_deref()).await;
     let Evidence { attached, signed_by } = evidence.map_err(|e| within(e.within(format!("image {name}"))))?;
-    let licenses = resolved.licenses(&source).await.map_err(within)?;
+    let licenses = resolved.licenses();
     Ok(LockedImage {
         attached,
         signed_by,

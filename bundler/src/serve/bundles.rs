@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::tables::{Described, Tables};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::image::{self, OCI_MANIFEST, Parsed};
+use crate::image::{OCI_INDEX, OCI_MANIFEST, Parsed};
 use crate::reference::source_path;
 use crate::verify::VerifiedBundle;
 
@@ -60,11 +60,24 @@ fn add(tables: &mut Tables, bundle: &VerifiedBundle) -> Result<()> {
         }
         let repository = tables.repositories.entry(name).or_default();
         repository.tags.extend(tag.map(|tag| (tag.into(), image.digest)));
-        let mut manifests = vec![(image.digest, image.media_type.clone())];
-        if let Parsed::Index(index) = bundle.parse(&image.digest, &image.media_type)? {
-            manifests.extend(index.manifests.into_iter().map(|child| (child.digest, child.media_type)));
+        let members = bundle.members(&image.digest, &image.media_type)?;
+        let mut manifests: Vec<_> =
+            members.into_iter().map(|member| (member.digest, member.media_type)).collect();
+        if let Some(upstream) = image.upstream {
+            // With the indexes within it that are carried.
+            let mut indexes = vec![(upstream, OCI_INDEX.to_owned())];
+            while let Some((digest, media_type)) = indexes.pop() {
+                if manifests.iter().any(|(there, _)| *there == digest) {
+                    continue;
+                }
+                if let Parsed::Index(index) = bundle.parse(&digest, &media_type)? {
+                    let inner = index.manifests.into_iter().filter(|child| child.is_index());
+                    let carried = inner.filter(|child| bundle.size(&child.digest).is_some());
+                    indexes.extend(carried.map(|child| (child.digest, child.media_type)));
+                }
+                manifests.push((digest, media_type));
+            }
         }
-        manifests.extend(image.upstream.map(|upstream| (upstream, image::OCI_INDEX.into())));
         for attached in &image.attached {
             manifests.push((attached.digest, OCI_MANIFEST.into()));
             repository.tags.extend(attached.tag.clone().map(|tag| (tag, attached.digest)));

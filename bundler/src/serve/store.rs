@@ -23,8 +23,8 @@ use super::tables::{Described, Tables};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::file;
-use crate::format::blob_path;
-use crate::image::OCI_INDEX;
+use crate::format::{METADATA_CAP, blob_path};
+use crate::image::{self, OCI_INDEX};
 use load::{Entry, MARK, NAME};
 pub(super) use upload::{Id, Shared, Upload};
 
@@ -166,6 +166,7 @@ impl Store {
                 }
             }
         }
+        self.check_config(&described)?;
         if let Some(subject) = &subject
             && described.listed() + repository.listed(subject, &digest) > MANIFEST_CAP
         {
@@ -182,6 +183,22 @@ impl Store {
         self.write(&tables)?;
         self.set(tables);
         Ok((digest, subject))
+    }
+
+    /// Checks that all readers take a manifest's config for the same.
+    fn check_config(&self, described: &Described) -> Result<(), Refusal> {
+        let Some(config) = &described.config else { return Ok(()) };
+        let refuse = |why: String| {
+            Err(Refusal::bad("MANIFEST_INVALID", format!("its config {}: {why}", config.digest)))
+        };
+        match file::read(&self.path(&config.digest), METADATA_CAP) {
+            Ok(content) => {
+                image::check_config(&config.media_type, &content).or_else(|e| refuse(e.to_string()))
+            }
+            // What is no image's may be of any size.
+            Err(e) if e.kind() == ErrorKind::FileTooLarge && !image::is_image_config(config) => Ok(()),
+            Err(e) => refuse(e.to_string()),
+        }
     }
 
     /// Takes away a tag, or a manifest with its tags.

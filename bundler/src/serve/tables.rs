@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::digest::Digest;
-use crate::image::{self, ImageError, OCI_INDEX, Parsed};
+use crate::image::{self, Descriptor, ImageError, OCI_INDEX, Parsed};
 
 /// All repositories.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +32,8 @@ pub(super) struct Described {
     pub(super) size: u64,
     /// Blobs that it needs, with their sizes in bytes.
     pub(super) blobs: Vec<(Digest, u64)>,
+    /// Its config, if it is no index.
+    pub(super) config: Option<Descriptor>,
     /// Layers that may not be passed on, and so may be missing.
     foreign: Vec<Digest>,
     /// Manifests that it lists, with their sizes in bytes.
@@ -47,8 +49,10 @@ impl Described {
     pub(super) fn read(media_type: &str, bytes: &[u8]) -> Result<Self, ImageError> {
         let relation = image::relation(bytes)?;
         let (mut blobs, mut foreign, mut children) = (Vec::new(), Vec::new(), Vec::new());
+        let mut config = None;
         match image::read(media_type, bytes)? {
             Parsed::Manifest(manifest) => {
+                config = Some(manifest.config.clone());
                 blobs.push((manifest.config.digest, manifest.config.size));
                 for layer in &manifest.layers {
                     if layer.is_distributable() {
@@ -68,6 +72,7 @@ impl Described {
             media_type: media_type.into(),
             size: bytes.len() as u64,
             blobs,
+            config,
             foreign,
             children,
             subject: relation.subject.as_ref().map(|subject| subject.digest),
@@ -124,12 +129,14 @@ impl Repository {
         json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found})
     }
 
-    /// Takes out indexes of which a child is not here, and tags of nothing; what they are called, `:TAG` or `@DIGEST`.
+    /// Takes out indexes of which a child is not here, or has another size, and tags of nothing; what they are called, `:TAG` or `@DIGEST`.
     pub(super) fn drop_incomplete(&mut self) -> Vec<String> {
         let mut dropped = Vec::new();
         loop {
-            let lacks =
-                |it: &Described| it.children.iter().any(|(child, _)| !self.manifests.contains_key(child));
+            let is_there = |(child, size): &(Digest, u64)| {
+                self.manifests.get(child).is_some_and(|child| child.size == *size)
+            };
+            let lacks = |it: &Described| !it.children.iter().all(is_there);
             let found = self.manifests.iter().find(|(_, it)| lacks(it)).map(|(digest, _)| *digest);
             let Some(digest) = found else { break };
             self.manifests.remove(&digest);

@@ -60,10 +60,11 @@ fn flip_each_byte(world: &World) {
     for (at, byte) in bytes.iter().enumerate() {
         // Another bit at each place; all eight of a byte are covered every eight bytes.
         file.write_at(&[byte ^ (1 << (at % 8))], at as u64).expect("write");
-        match verify(&path, &trust) {
-            Err(error) if error.kind() == Kind::Trust => {}
-            other => panic!("byte {at} flipped: {other:?}"),
-        }
+        let verified = verify(&path, &trust);
+        assert!(
+            verified.as_ref().is_err_and(|error| error.kind() == Kind::Trust),
+            "byte {at} flipped: {verified:?}"
+        );
         file.write_at(&[*byte], at as u64).expect("write");
     }
     verify(&path, &trust).expect("the bundle as it was");
@@ -536,5 +537,54 @@ fn without_the_sources_host_nothing_takes_anothers_place() {
         world.build("app.tar");
         let push = ["push", "app.tar", "--registry", "127.0.0.1:1", "--key", "airlock.pub", "--strip-host"];
         world.run(&push).exits(1).says("in the same repository").says("hint: leave out --strip-host");
+    }
+}
+
+/// Puts other content in the place of an entry, under its new digest, and says so in the manifests above it.
+fn replace(list: &mut [(String, Vec<u8>)], at: usize, content: Vec<u8>) {
+    let (old, new) = (Digest::of(&list[at].1), Digest::of(&content));
+    let sizes = [list[at].1.len(), content.len()].map(|size| size.to_string());
+    list[at] = (format!("blobs/sha256/{}", new.hex()), content);
+    // Its size stands behind its digest in `airlock.json`, and before or behind it in a manifest of one layer.
+    let parent =
+        (1..list.len()).find(|n| *n > 7 && String::from_utf8_lossy(&list[*n].1).contains(&old.hex()));
+    let mut text = String::from_utf8(list[0].1.clone()).expect("JSON");
+    let size = |size: &str| format!("{}\",\n      \"size\": {size}\n", old.hex());
+    text = text.replace(&size(&sizes[0]), &size(&sizes[1])).replace(&old.hex(), &new.hex());
+    list[0].1 = text.into_bytes();
+    if let Some(parent) = parent {
+        let mut above: serde_json::Value = serde_json::from_slice(&list[parent].1).expect("JSON");
+        above["config"]["digest"] = new.to_string().into();
+        above["config"]["size"] = list[at].1.len().into();
+        replace(list, parent, serde_json::to_vec(&above).expect("JSON"));
+    }
+}
+
+#[test]
+fn keys_in_another_case_are_refused_in_a_bundle() {
+    for (is_config, from, to, code) in [
+        (true, "\"rootfs\":", "\"rootfs\":", 0),
+        (true, "\"rootfs\":", "\"RootFS\":{},\"rootfs\":", 2),
+        (true, "\"os\":", "\"os\":\"linux\",\"os\":", 2),
+        (false, "\"layers\":", "\"Layers\":[],\"layers\":", 2),
+        (false, "\"layers\":", "\"layer\u{17f}\":[],\"layers\":", 2),
+        (false, "\"size\":", "\"Size\":1,\"size\":", 2),
+    ] {
+        let world = World::with_bundle();
+        repack(&world, |list| {
+            let text = |content: &[u8]| String::from_utf8_lossy(content).into_owned();
+            let is_it =
+                |content: &[u8]| text(content).contains(if is_config { "\"rootfs\"" } else { "\"layers\"" });
+            let at = (8..list.len()).find(|n| is_it(&list[*n].1)).expect("the blob");
+            let changed = text(&list[at].1).replacen(from, to, 1).into_bytes();
+            replace(list, at, changed);
+        });
+        let run = world.run(&["verify", "app.tar", "--insecure-skip-verify"]).exits(code);
+        assert_eq!(
+            run.stderr.contains("readers disagree on what it says: key \""),
+            code == 2,
+            "{}",
+            run.stderr
+        );
     }
 }

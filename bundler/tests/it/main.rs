@@ -1,5 +1,6 @@
 //! Tests of the binary and of the library with real parts: `cargo xtask test` sets those up and runs all of it.
 
+mod artifacts;
 mod bare;
 mod charts;
 mod cli;

@@ -242,7 +242,7 @@ fn a_link_in_the_bundles_place_is_neither_replaced_nor_followed() {
     for (name, says) in [
         ("link.tar", "is a symbolic link"),
         ("dangling.tar", "is a symbolic link"),
-        ("b.tar", "Too many levels of symbolic links"),
+        ("b.tar", "it is a symbolic link"),
     ] {
         world.run(&["build", "--unsigned", "--output", name]).exits(1).says(says);
     }

@@ -1,10 +1,12 @@
 //! A build that was killed, stopped or cut off, and the next one, which fetches only what is missing.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use bundler::archive::BLOCK;
 use bytes::Bytes;
@@ -71,7 +73,7 @@ impl Scene {
             self.upstream.command(&self.world, &BUILD).stderr(Stdio::piped()).spawn().expect("airlock");
         wait_until("much is fetched", || {
             let journal = fs::read_to_string(self.journal()).unwrap_or_default();
-            written(&journal) >= 3 * MIB && journal.contains(" whole\n")
+            written(&journal) >= 3 * MIB && entries(&journal) >= 2
         });
         let run = stop(child, signal);
         self.upstream.liar.forget();
@@ -114,6 +116,13 @@ impl Scene {
 /// The largest number of bytes that a journal tells of.
 fn written(journal: &str) -> usize {
     journal.lines().filter_map(|line| line.split_once(' ')?.1.parse().ok()).max().unwrap_or_default()
+}
+
+/// How many entries a journal tells of.
+fn entries(journal: &str) -> usize {
+    let records = journal.lines().filter_map(|line| line.split_once(' '));
+    let indexes: BTreeSet<_> = records.filter_map(|(index, _)| index.parse::<usize>().ok()).collect();
+    indexes.len()
 }
 
 fn first(asked: &Asked) -> usize {
@@ -164,7 +173,7 @@ async fn a_build_that_the_network_failed_fetches_the_rest_only() {
         _ => Some(streamed(200, &[], broken_off(&content.bytes[..3 * MIB]))),
     });
     scene.build().exits(3);
-    assert!(fs::read_to_string(scene.journal()).expect("the journal").contains(" whole\n"));
+    assert!(entries(&fs::read_to_string(scene.journal()).expect("the journal")) >= 2);
     scene.upstream.liar.forget();
     scene.serve();
     scene.build().exits(0);
@@ -174,29 +183,115 @@ async fn a_build_that_the_network_failed_fetches_the_rest_only() {
 
 /// A crash of the system can lose what was written before, and keep what was written after.
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_crash_of_the_system_what_is_there_is_hashed_again() {
-    for damaged in [false, true] {
-        let scene = Scene::new().await;
-        scene.interrupted("KILL");
-        let journal = fs::read_to_string(scene.journal()).expect("the journal");
-        let boot = journal.lines().find(|line| line.starts_with("boot ")).expect("the boot");
-        fs::write(scene.journal(), journal.replace(boot, "boot another")).expect("written");
-        let told = written(&journal);
-        if damaged {
-            let partial = fs::OpenOptions::new().write(true).open(scene.world.path("app.tar.partial"));
-            let partial = partial.expect("the unfinished bundle");
-            // Everything behind the first blocks is lost.
-            let size = partial.metadata().expect("its size").len();
-            partial.write_all_at(&vec![0; (size - 64 * BLOCK) as usize], 64 * BLOCK).expect("written");
-        }
+async fn after_a_crash_what_is_not_there_is_fetched_again() {
+    let scene = Scene::new().await;
+    scene.interrupted("KILL");
+    let told = written(&fs::read_to_string(scene.journal()).expect("the journal"));
+    let partial = fs::OpenOptions::new().write(true).open(scene.world.path("app.tar.partial"));
+    let partial = partial.expect("the unfinished bundle");
+    // Everything behind the first blocks is lost.
+    let size = partial.metadata().expect("its size").len();
+    partial.write_all_at(&vec![0; (size - 64 * BLOCK) as usize], 64 * BLOCK).expect("written");
+    let built = scene.build().exits(0).json();
+    assert_eq!(built["resumed"], 0);
+    let asked = scene.layers_asked();
+    assert!(asked.contains(&0) && asked.contains(&told), "{asked:?}");
+    scene.is_whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_journal_makes_no_other_bundle() {
+    let scene = Scene::new().await;
+    let whole = scene.whole();
+    let built = scene.build().exits(0).json();
+    let manifest = built["manifest_digest"].as_str().expect("a digest").to_owned();
+    let inspected = scene.upstream.run(&scene.world, &["inspect", "app.tar", "--json"]).exits(0).json();
+    let listed = inspected["manifest"]["entries"].as_array().expect("entries").clone();
+    let all: String =
+        listed.iter().enumerate().map(|(n, entry)| format!("{n} {}\n", entry["size"])).collect();
+    let last = whole.iter().rposition(|byte| *byte != 0).expect("content");
+    let changed = |at: &[usize]| {
+        let mut bytes = whole.clone();
+        at.iter().for_each(|at| bytes[*at] ^= 1);
+        bytes
+    };
+    let length = whole.len();
+    let damages = [
+        ("nothing of it is right", vec![0xff; length]),
+        ("a byte of a layer", changed(&[last])),
+        ("padding", changed(&[last + 1])),
+        ("the end", changed(&[length - 1])),
+        ("a header", changed(&[512 * 2 + 100])),
+        ("nothing", whole.clone()),
+    ];
+    for (what, bytes) in damages {
+        fs::remove_file(scene.world.path("app.tar")).expect("removed");
+        scene.world.write("app.tar.partial", &bytes);
+        scene.world.write(
+            "app.tar.partial.journal",
+            format!("airlock build 2\nmanifest {manifest}\n{all}").as_bytes(),
+        );
         scene.build().exits(0);
-        let asked = scene.layers_asked();
-        match damaged {
-            false => assert_eq!(asked, [told]),
-            true => assert!(asked.contains(&0) && asked.contains(&told), "{asked:?}"),
-        }
-        scene.is_whole();
+        let built = fs::read(scene.world.path("app.tar")).expect("the bundle");
+        assert!(built == whole, "{what}: it is another bundle");
     }
+    scene.is_whole();
+}
+
+#[test]
+fn an_unfinished_file_of_others_is_not_taken_over() {
+    type Make = fn(&Path, &Path);
+    let world = World::with_bundle();
+    world.write("precious", b"precious");
+    let make: [(&str, Make); 6] = [
+        ("symbolic link", |path, precious| std::os::unix::fs::symlink(precious, path).expect("a link")),
+        ("hard link", |path, precious| fs::hard_link(precious, path).expect("a link")),
+        ("belongs to another user (uid 12345", |path, _| {
+            fs::write(path, b"").expect("written");
+            std::os::unix::fs::chown(path, Some(12345), None).expect("root's right to give files away");
+        }),
+        ("others may write to it (mode 666)", |path, _| {
+            fs::write(path, b"").expect("written");
+            fs::set_permissions(path, fs::Permissions::from_mode(0o666)).expect("a mode");
+        }),
+        ("others may write to it (mode 620)", |path, _| {
+            fs::write(path, b"").expect("written");
+            fs::set_permissions(path, fs::Permissions::from_mode(0o620)).expect("a mode");
+        }),
+        ("not a regular file", |path, _| {
+            assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
+        }),
+    ];
+    for name in ["b.tar.partial", "b.tar.partial.journal"] {
+        for (says, make) in make {
+            make(&world.path(name), &world.path("precious"));
+            let run = world.run(&["build", "--unsigned", "--output", "b.tar"]);
+            run.exits(1).says(name).says(says).says("hint: delete it");
+            assert!(!world.path("b.tar").exists(), "{name}: {says}");
+            assert_eq!(fs::read(world.path("precious")).expect("the file"), b"precious");
+            fs::remove_file(world.path(name)).expect("it was left alone");
+        }
+    }
+    world.run(&["build", "--unsigned", "--output", "b.tar"]).exits(0);
+}
+
+/// A bundle is read before it gets its name, so what the site would refuse is refused where it can be built again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_site_would_refuse_gets_no_name() {
+    let scene = Scene::new().await;
+    scene.whole();
+    let path = scene.world.path("app.tar.partial");
+    scene.upstream.layers(move |_, content| {
+        // Somebody else writes to the file; its headers are there before the first layer.
+        let file = fs::OpenOptions::new().read(true).write(true).open(&path).expect("the unfinished bundle");
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 100).expect("read");
+        file.write_all_at(&[byte[0] | 0x80], 100).expect("written");
+        content.answer()
+    });
+    scene.build().exits(2).says("checking what was built, as `airlock verify` will");
+    let left = names(&scene.world.path(""));
+    assert!(left.iter().all(|name| !name.starts_with("app.tar")), "{left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,6 +71,17 @@ fn put_manifest(served: &Served, name: &str, tag: &str, media_type: &str, manife
     ask(served, "PUT", &path, &head, manifest.to_string().as_bytes())
 }
 
+/// Puts an image with this config, its manifest changed; status and body of the answer.
+pub fn put_manifest_of(served: &Served, config: &str, change: impl Fn(&mut Value)) -> (u16, String) {
+    let mut manifest = image(config.as_bytes(), b"layer");
+    change(&mut manifest);
+    for content in [config.as_bytes(), b"layer"] {
+        assert_eq!(put_blob(served, "a/b", content).status, 201);
+    }
+    let answer = put_manifest(served, "a/b", "1", MANIFEST, &manifest);
+    (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
+}
+
 fn descriptor(media_type: &str, content: &[u8]) -> Value {
     json!({"mediaType": media_type, "digest": Digest::of(content), "size": content.len()})
 }

@@ -179,6 +179,11 @@ impl Served {
         Self::said(world, &[&[bundle, "--key", "airlock.pub"], more].concat())
     }
 
+    /// With other arguments about trust than the world's key.
+    pub fn bundle(world: &World, bundle: &str, more: &[&str]) -> Self {
+        Self::said(world, &[&[bundle], more].concat())
+    }
+
     /// What is pushed there.
     pub fn store(world: &World, directory: &str, more: &[&str]) -> Self {
         Self::said(world, &[&["--store", directory], more].concat())

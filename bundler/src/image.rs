@@ -6,8 +6,6 @@
 mod keys;
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -18,6 +16,12 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, DigestError};
+
+mod platform;
+
+pub use platform::Platform;
+pub(crate) use platform::by_platform;
+use platform::{Fit, RawPlatform};
 
 /// Media type of an OCI image index.
 pub const OCI_INDEX: &str = media::OCI_IMAGE_INDEX_MEDIA_TYPE;
@@ -33,70 +37,13 @@ pub(crate) const LIST_CAP: usize = 1000;
 /// Largest blob that a descriptor may name, in bytes: a TiB. Sums of sizes stay far from overflowing.
 const SIZE_CAP: u64 = 1 << 40;
 
-/// An operating system and architecture, written `linux/amd64` or `linux/arm/v7`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Platform {
-    os: String,
-    architecture: String,
-    variant: Option<String>,
-}
-
-impl Platform {
-    /// Whether this, as a person asked for it, means `other`: without a variant asked for, any will do.
-    fn means(&self, other: &Self) -> bool {
-        self.os == other.os
-            && self.architecture == other.architecture
-            && (self.variant.is_none() || self.variant == other.variant)
-    }
-}
-
-impl FromStr for Platform {
-    type Err = ImageError;
-
-    fn from_str(text: &str) -> Result<Self, ImageError> {
-        let plain = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
-        let parts: Vec<&str> = text.split('/').collect();
-        let [os, architecture, variant @ ..] = parts.as_slice() else {
-            return Err(ImageError::PlatformText(text.into()));
-        };
-        if variant.len() > 1 || !parts.iter().all(plain) {
-            return Err(ImageError::PlatformText(text.into()));
-        }
-        Ok(Self {
-            os: (*os).into(),
-            architecture: (*architecture).into(),
-            variant: variant.first().map(|v| (*v).into()),
-        })
-    }
-}
-
-impl TryFrom<String> for Platform {
-    type Error = ImageError;
-
-    fn try_from(text: String) -> Result<Self, ImageError> {
-        text.parse()
-    }
-}
-
-impl From<Platform> for String {
-    fn from(platform: Platform) -> Self {
-        platform.to_string()
-    }
-}
-
-impl fmt::Display for Platform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
-    }
-}
-
 /// Why bytes are not an image that can be carried.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// Not a platform.
-    #[error("{0:?} is not a platform: expected OS/ARCHITECTURE[/VARIANT], such as linux/amd64")]
+    #[error(
+        "{0:?} is not a platform: expected OS/ARCHITECTURE[/VARIANT], such as linux/amd64, or OS(VERSION)/ARCHITECTURE, such as windows(10.0.20348)/amd64"
+    )]
     PlatformText(String),
     /// Not JSON of the right shape.
     #[error("not a manifest or index: {0}")]
@@ -208,33 +155,20 @@ impl Descriptor {
         !self.media_type.contains("nondistributable") && !self.media_type.contains("foreign")
     }
 
+    /// In an index: whether the child's platform is left open. Of attestations the index says that they have none.
+    pub(crate) fn says_no_platform(&self) -> bool {
+        self.platform.is_none() && matches!(self.media_type.as_str(), OCI_MANIFEST | DOCKER_MANIFEST)
+    }
+
+    /// Notes the child's platform.
+    pub(crate) fn is_for(&mut self, platform: &Platform) {
+        self.platform = Some(platform.into());
+    }
+
     /// In an index: the child's platform. None for what isn't an image to run, such as a build attestation.
     #[must_use]
     pub fn platform(&self) -> Option<Platform> {
         self.platform.as_ref().and_then(RawPlatform::known)
-    }
-}
-
-/// `platform` in a descriptor, and the same fields in an image's config.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct RawPlatform {
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    architecture: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    variant: Option<String>,
-}
-
-impl RawPlatform {
-    /// BuildKit marks attestations as `unknown/unknown`.
-    fn known(&self) -> Option<Platform> {
-        if self.os.is_empty() || self.os == "unknown" {
-            return None;
-        }
-        let variant =
-            self.variant.as_deref().filter(|v| !v.is_empty()).map(|v| format!("/{v}")).unwrap_or_default();
-        format!("{}/{}{variant}", self.os, self.architecture).parse().ok()
     }
 }
 
@@ -465,29 +399,38 @@ impl Relation {
 }
 
 impl ImageIndex {
-    /// The children that `wanted` means, by platform as the index spells it.
+    /// The children that `wanted` means, with their platforms as the index spells them. An exact match comes first, then
+    /// what a runtime takes there: another spelling, the nearest older variant. Of several versions of an operating
+    /// system it is the newest, and of equals the one that stands first.
     ///
     /// # Errors
-    /// When a platform is not there, or means several.
-    pub fn choose(&self, wanted: &[Platform]) -> Result<BTreeMap<Platform, Descriptor>, ImageError> {
+    /// When a platform is not there, or means several variants.
+    pub fn choose(&self, wanted: &[Platform]) -> Result<Vec<(Platform, Descriptor)>, ImageError> {
         let has: Vec<_> = self.manifests.iter().filter_map(|d| d.platform().map(|p| (p, d))).collect();
         let list = |some: &[&(Platform, &Descriptor)]| {
             let names: Vec<String> = some.iter().map(|(p, _)| p.to_string()).collect();
             if names.is_empty() { "none".into() } else { names.join(", ") }
         };
-        let mut chosen = BTreeMap::new();
+        let mut chosen: Vec<(Platform, Descriptor)> = Vec::new();
         for platform in wanted {
-            let fits: Vec<_> = has.iter().filter(|(p, _)| platform.means(p)).collect();
-            let [(found, descriptor)] = fits.as_slice() else {
-                let wanted = platform.clone();
-                return Err(if fits.is_empty() {
-                    ImageError::NoPlatform { wanted, has: list(&has.iter().collect::<Vec<_>>()) }
-                } else {
-                    ImageError::Ambiguous { wanted, has: list(&fits) }
+            let mut fits: Vec<_> = has.iter().filter_map(|p| Some((platform.fit(&p.0)?, p))).collect();
+            fits.sort_by_key(|(fit, (p, _))| (*fit, std::cmp::Reverse(p.version())));
+            let wanted = || platform.clone();
+            let Some((fit, (found, descriptor))) = fits.first() else {
+                return Err(ImageError::NoPlatform {
+                    wanted: wanted(),
+                    has: list(&has.iter().collect::<Vec<_>>()),
                 });
             };
-            chosen.insert(found.clone(), (*descriptor).clone());
+            if *fit == Fit::Any && fits.iter().any(|(_, (p, _))| p.canonical() != found.canonical()) {
+                let has = list(&fits.iter().map(|(_, p)| *p).collect::<Vec<_>>());
+                return Err(ImageError::Ambiguous { wanted: wanted(), has });
+            }
+            if !chosen.iter().any(|(p, _)| p == found) {
+                chosen.push((found.clone(), (*descriptor).clone()));
+            }
         }
+        chosen.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(chosen)
     }
 }
@@ -497,7 +440,7 @@ impl ImageIndex {
 /// # Errors
 /// When it is for another platform.
 pub fn check_single(has: &Platform, wanted: &[Platform]) -> Result<(), ImageError> {
-    match wanted.iter().find(|w| !w.means(has)) {
+    match wanted.iter().find(|w| w.fit(has).is_none()) {
         Some(wanted) => Err(ImageError::NoPlatform { wanted: wanted.clone(), has: has.to_string() }),
         None => Ok(()),
     }
@@ -602,7 +545,10 @@ mod tests {
         let index = parsed(&bytes);
         let chosen = |wanted: &[&str]| {
             let wanted: Vec<_> = wanted.iter().map(|w| platform(w)).collect();
-            index.choose(&wanted).map(|c| c.keys().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+            let names = |chosen: Vec<(Platform, Descriptor)>| {
+                chosen.iter().map(|(p, _)| p.to_string()).collect::<Vec<_>>()
+            };
+            index.choose(&wanted).map(|chosen| names(chosen).join(" "))
         };
         assert_eq!(chosen(&["linux/arm64", "linux/amd64"]).expect("both"), "linux/amd64 linux/arm64/v8");
         assert_eq!(chosen(&["linux/arm/v7"]).expect("v7"), "linux/arm/v7");

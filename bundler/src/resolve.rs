@@ -218,7 +218,7 @@ async fn from_index(
     index: &ImageIndex,
     wanted: &Platforms,
 ) -> Result<Resolved> {
-    let (mut children, mut within, mut platforms) = (Vec::new(), Vec::new(), BTreeMap::new());
+    let (mut children, mut within, mut found) = (Vec::new(), Vec::new(), Vec::new());
     match wanted {
         Platforms::All => {
             children = below(source, name, index, |_| true).await?;
@@ -227,26 +227,20 @@ async fn from_index(
                 Parsed::Manifest(_) => None,
             });
             let listed = std::iter::once(index).chain(inner).flat_map(|index| &index.manifests);
-            platforms.extend(listed.filter_map(|d| Some((d.platform()?, d.digest))));
+            found.extend(listed.filter_map(|d| Some((d.platform()?, d.digest))));
         }
         Platforms::Some(wanted) => {
-            let chosen = match index.choose(wanted) {
-                Err(ImageError::NoPlatform { .. }) if index.manifests.iter().any(Descriptor::is_index) => {
-                    let inner = below(source, name, index, Descriptor::is_index).await?;
-                    let flat = flat(index, &inner);
-                    within = inner.into_iter().map(|(manifest, _)| manifest).collect();
-                    flat.choose(wanted)
-                }
-                chosen => chosen,
-            };
-            for (platform, descriptor) in chosen.map_err(|e| no_platform(name, &e))? {
-                if platforms.values().all(|there| *there != descriptor.digest) {
+            let (chosen, inner) = choose(source, name, index, wanted).await?;
+            within = inner;
+            for (platform, descriptor) in chosen {
+                if found.iter().all(|(_, there)| *there != descriptor.digest) {
                     children.push(child(source, name, &descriptor).await?);
                 }
-                platforms.insert(platform, descriptor.digest);
+                found.push((platform, descriptor.digest));
             }
         }
     }
+    let platforms = image::by_platform(found);
     let is_all = *wanted == Platforms::All || (within.is_empty() && platforms.len() == index.manifests.len());
     let digests: Vec<_> = platforms.values().copied().collect();
     let (mut manifests, parsed): (Vec<_>, Vec<_>) = children.into_iter().unzip();
@@ -322,6 +316,37 @@ fn flat(index: &ImageIndex, within: &[(Manifest, Parsed)]) -> ImageIndex {
     let listed = std::iter::once(index).chain(inner).flat_map(|index| &index.manifests);
     let manifests = listed.filter(|d| !d.is_index() && seen.insert(d.digest)).cloned().collect();
     ImageIndex { manifests }
+}
+
+/// Chooses platforms of an index; also returns the indexes within it, where the choice needs them. Children whose platform
+/// it does not say are asked for it only where they are needed: as in containerd, their configs say it.
+async fn choose(
+    source: &ImageSource,
+    name: &str,
+    index: &ImageIndex,
+    wanted: &[Platform],
+) -> Result<(Vec<(Platform, Descriptor)>, Vec<Manifest>)> {
+    let refused = match index.choose(wanted) {
+        Ok(chosen) => return Ok((chosen, vec![])),
+        Err(error) => error,
+    };
+    let (mut told, mut within) = (index.clone(), vec![]);
+    let is_nested = index.manifests.iter().any(Descriptor::is_index);
+    if matches!(refused, ImageError::NoPlatform { .. }) && is_nested {
+        let inner = below(source, name, index, Descriptor::is_index).await?;
+        told = flat(index, &inner);
+        within = inner.into_iter().map(|(manifest, _)| manifest).collect();
+    }
+    for descriptor in told.manifests.iter_mut().filter(|descriptor| descriptor.says_no_platform()) {
+        let (_, parsed) = child(source, name, descriptor).await?;
+        let Parsed::Manifest(manifest) = parsed else { continue };
+        if image::is_image_config(&manifest.config) {
+            let config = source.config(&manifest.config).await.map_err(|e| e.within(resolving(name)))?;
+            image::config_platform(&config).iter().for_each(|platform| descriptor.is_for(platform));
+        }
+    }
+    let chosen = told.choose(wanted).map_err(|e| no_platform(name, &e))?;
+    Ok((chosen, within))
 }
 
 fn parse(name: &str, manifest: &Manifest) -> Result<Parsed> {

@@ -416,10 +416,7 @@ fn judge_nodes(nodes: &[Node], images: &[Image]) -> Vec<Finding> {
     }
     // A node says linux/arm; an image, linux/arm/v7.
     let fits = |image: &Image, node: &str| {
-        image.platforms.is_empty()
-            || image.platforms.keys().map(ToString::to_string).any(|platform| {
-                platform == node || platform.strip_prefix(node).is_some_and(|rest| rest.starts_with('/'))
-            })
+        image.platforms.is_empty() || image.platforms.keys().any(|platform| platform.runs_on(node))
     };
     let names = |images: &[&Image]| {
         images.iter().map(|image| image.reference.to_string()).collect::<Vec<_>>().join(", ")

@@ -93,11 +93,7 @@ impl Install<'_> {
     fn image_for(&self, node: &Node) -> Option<&Image> {
         let platform = node.platform();
         let fits = |image: &&Image| {
-            image.platforms.is_empty()
-                || image.platforms.keys().any(|p| {
-                    let p = p.to_string();
-                    p == platform || p.starts_with(&format!("{platform}/"))
-                })
+            image.platforms.is_empty() || image.platforms.keys().any(|p| p.runs_on(&platform))
         };
         // The first is as good as any: layers are shared with what is installed next.
         self.manifest.images.iter().find(fits)

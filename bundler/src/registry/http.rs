@@ -25,7 +25,6 @@ const PATIENT_TRIES: u32 = 5;
 const FIRST_BACK_OFF: u32 = 120;
 /// Longest wait that a server may ask for (RFC 9110, `Retry-After`); who wants to wait longer does not want to wait here.
 const RETRY_AFTER_CAP: Duration = Duration::from_secs(60);
-const REDIRECTS: usize = 5;
 /// Hosts that no proxy can reach for us.
 const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
 
@@ -121,7 +120,8 @@ impl Http {
         Ok(Some(wait))
     }
 
-    /// Follows redirects of GET and HEAD. Another origin gets no credentials, and nothing leads from TLS out of it.
+    /// Follows redirects: any of GET and HEAD, and those of other requests that keep method and body (307, 308). Another
+    /// origin gets no credentials and no body, and nothing leads from TLS out of it.
     async fn follow(&self, call: &Call) -> Result<Response, Failure> {
         let mut url = call.url.clone();
         let mut headers = call.headers.clone();
@@ -129,12 +129,17 @@ impl Http {
             let request = self.client.request(call.method.clone(), url.clone()).headers(headers.clone());
             let response = self.once(request.body(call.body.clone())).await?;
             let safe = matches!(call.method, Method::GET | Method::HEAD);
-            if !(safe && response.status().is_redirection()) {
+            let status = response.status();
+            if !(is_kept(status) || (safe && status.is_redirection())) {
                 return Ok(response);
             }
             let Some(next) = location(&response)? else { return Ok(response) };
             if next.origin() != url.origin() {
                 headers.remove(AUTHORIZATION);
+                if !call.body.is_empty() {
+                    let target = next.origin().ascii_serialization();
+                    return Err(Failure::Protocol(format!("it sends us to another host, {target}")));
+                }
             }
             url = next;
         }
@@ -187,6 +192,14 @@ impl Http {
         }
         failure::status(&response, &body, asked)
     }
+}
+
+/// How many redirects are followed.
+pub(super) const REDIRECTS: usize = 5;
+
+/// Whether a redirect keeps the method and the body (RFC 9110, 15.4.8 and 15.4.9).
+pub(super) fn is_kept(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT)
 }
 
 /// Where an answer's `Location` leads; none if it has none.

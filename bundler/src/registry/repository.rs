@@ -187,10 +187,15 @@ impl Repository {
         let mut url = self.url(&["blobs", "uploads", ""]).await?;
         url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from_repository);
         // 202: it has opened an upload instead, which expires by itself.
-        let accepted = [StatusCode::CREATED, StatusCode::ACCEPTED];
+        let accepted = [StatusCode::CREATED, StatusCode::ACCEPTED, StatusCode::OK];
         let call = Call::new(Method::POST, url);
         let response = self.request(&action, Access::Mount(from_repository), &call, &accepted).await?;
-        Ok(response.status() == StatusCode::CREATED)
+        match response.status() {
+            StatusCode::CREATED => Ok(true),
+            // The specification does not say what that means here.
+            StatusCode::OK => self.has_blob(digest).await,
+            _ => Ok(false),
+        }
     }
 
     /// Asks whether we may push: an upload is begun, and given up again.
@@ -231,7 +236,7 @@ impl Repository {
         let media_type = HeaderValue::from_str(media_type);
         call.headers.insert(CONTENT_TYPE, media_type.map_err(|e| Error::input(action.as_str(), e))?);
         call.body = bytes;
-        let accepted = [StatusCode::CREATED, StatusCode::OK, StatusCode::NOT_FOUND];
+        let accepted = [StatusCode::CREATED, StatusCode::OK, StatusCode::ACCEPTED, StatusCode::NOT_FOUND];
         let response = self.request(&action, Access::Push, &call, &accepted).await?;
         if response.status() == StatusCode::NOT_FOUND {
             let hint = "what it names may be gone again: run the same command again; some registries want a project or repository to be \
@@ -272,7 +277,8 @@ impl Repository {
         format!("{}{joint}{reference}{at}", self.name)
     }
 
-    /// Makes a request with the authorization it needs; an answer that is not `accepted` is an error.
+    /// Makes a request with the authorization it needs; an answer that is not `accepted` is an error. A registry that does
+    /// not know HEAD is asked by GET.
     pub(super) async fn request(
         &self,
         action: &str,
@@ -280,6 +286,21 @@ impl Repository {
         call: &Call,
         accepted: &[StatusCode],
     ) -> Result<Response> {
+        let response = self.ask(action, access, call).await?;
+        let has_no_head = [StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
+        let response = match call.method == Method::HEAD && has_no_head.contains(&response.status()) {
+            true => self.ask(action, access, &Call { method: Method::GET, ..call.clone() }).await?,
+            false => response,
+        };
+        if accepted.contains(&response.status()) {
+            Ok(response)
+        } else {
+            Err(self.refused(response, action, &call.url).await)
+        }
+    }
+
+    /// Makes a request with the authorization it needs.
+    async fn ask(&self, action: &str, access: Access<'_>, call: &Call) -> Result<Response> {
         let Inner { http, auth, .. } = &*self.client.0;
         let failed = |failure| self.client.failed(failure, action, &call.url);
         let scope = access.scope(&self.path);
@@ -298,11 +319,7 @@ impl Repository {
                 response = http.send(&call).await.map_err(failed)?;
             }
         }
-        if accepted.contains(&response.status()) {
-            Ok(response)
-        } else {
-            Err(self.refused(response, action, &call.url).await)
-        }
+        Ok(response)
     }
 
     pub(super) async fn refused(&self, response: Response, action: &str, url: &Url) -> Error {
@@ -323,7 +340,7 @@ impl Repository {
 
 /// The digest in an answer's header, if there is one of ours.
 pub(super) fn declared_digest(headers: &HeaderMap) -> Option<Digest> {
-    headers.get(CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
+    headers.get(CONTENT_DIGEST)?.to_str().ok()?.trim().trim_matches('"').parse().ok()
 }
 
 pub(super) fn mismatch(action: &str, expected: &Digest, found: &Digest) -> Error {

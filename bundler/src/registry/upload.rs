@@ -241,6 +241,17 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
         let is_home = url.origin() == home.origin();
         let known = auth.known(&home, &scope).filter(|_| is_home);
         let mut response = self.once(&method, url, &range, pieces, known.as_ref()).await?;
+        let mut hops = 0;
+        while http::is_kept(response.status()) && hops < http::REDIRECTS {
+            let next = http::location(&response).map_err(|failure| self.odd(&failure.to_string(), url))?;
+            let Some(next) = next else { break };
+            hops += 1;
+            // What was sent so far went to the wrong place.
+            *pieces = None;
+            let known = known.as_ref().filter(|_| next.origin() == home.origin());
+            response = self.once(&method, &next, &range, pieces, known).await?;
+        }
+        let is_home = is_home && response.url().origin() == home.origin();
         if response.status() == StatusCode::UNAUTHORIZED && is_home {
             // Tokens may live shorter than a blob takes.
             let answer = auth.answer(http, &home, &scope, response.headers(), known.as_ref()).await;
@@ -381,7 +392,8 @@ impl Pieces {
 /// Opens an upload: the request, and its answer.
 async fn open(repository: &Repository, action: &str) -> Result<(Call, Response)> {
     let start = Call::new(Method::POST, repository.url(&["blobs", "uploads", ""]).await?);
-    let accepted = [StatusCode::ACCEPTED, StatusCode::NOT_FOUND];
+    // Some registries say 200 or 201 where the specification has 202.
+    let accepted = [StatusCode::ACCEPTED, StatusCode::OK, StatusCode::CREATED, StatusCode::NOT_FOUND];
     let opened = repository.request(action, Access::Push, &start, &accepted).await?;
     if opened.status() == StatusCode::NOT_FOUND {
         let error = repository.refused(opened, action, &start.url).await;

@@ -290,17 +290,22 @@ struct AtSite {
     /// Leave the source's host out of the repositories' names, as `push --strip-host` does; refused if two would collide.
     #[arg(long)]
     strip_host: bool,
+    /// Put every repository directly below REGISTRY[/PREFIX], as `push --flat` does.
+    #[arg(long)]
+    flat: bool,
 }
 
 impl AtSite {
     fn mapping(&self) -> Result<Mapping> {
-        mapping(&self.registry, self.strip_host)
+        mapping(&self.registry, self.strip_host, self.flat)
     }
 }
 
 /// Reads `REGISTRY[/PREFIX]`.
-fn mapping(registry: &str, strip_host: bool) -> Result<Mapping> {
-    Mapping::new(registry, strip_host).map_err(|e| Error::input(format!("reading registry {registry}"), e))
+fn mapping(registry: &str, strip_host: bool, flat: bool) -> Result<Mapping> {
+    Mapping::new(registry, strip_host)
+        .map(|mapping| mapping.flat(flat))
+        .map_err(|e| Error::input(format!("reading registry {registry}"), e))
 }
 
 impl Trusted {

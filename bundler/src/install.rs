@@ -86,6 +86,9 @@ pub struct Target {
     pub registry: String,
     /// Whether the source's host is left out of repositories' names.
     pub strip_host: bool,
+    /// Whether every repository is directly below `registry`.
+    #[serde(default)]
+    pub flat: bool,
     /// A Secret with the registry's login, to be in every pod spec.
     pub pull_secret: Option<String>,
 }
@@ -107,9 +110,10 @@ impl RenderJob {
     /// # Errors
     /// What the rewriting and the gate say.
     pub fn run(&self, manifests: &str) -> Result<(String, usize)> {
-        let Target { registry, strip_host, pull_secret } = &self.target;
-        let mapping =
-            Mapping::new(registry, *strip_host).map_err(|e| Error::input("reading --registry", e))?;
+        let Target { registry, strip_host, flat, pull_secret } = &self.target;
+        let mapping = Mapping::new(registry, *strip_host)
+            .map_err(|e| Error::input("reading --registry", e))?
+            .flat(*flat);
         let pins = Pins::new(self.images.iter().cloned());
         let Checked { pieces, changes } = rewrite::checked(manifests, &pins, &mapping)?;
         let mut text = pieces.concat();

@@ -101,6 +101,13 @@ impl Settings {
         ca: Option<String>,
         choices: Choices,
     ) -> Result<Self> {
+        if mapping.is_flat() {
+            let why = "nodes are told where a whole host's repositories are, and with --flat they have no common place";
+            return Err(Error::input("writing mirror configuration", why).hint(
+                "use references that `airlock install --flat` or `airlock rewrite --flat` rewrites, or a registry that allows \
+                 deeper paths, such as `airlock serve`",
+            ));
+        }
         push::check(bundle, &mapping)?;
         let images = || bundle.manifest().images.iter().map(|image| &image.reference);
         let hosts: BTreeSet<String> = images().map(|image| image.registry().to_owned()).collect();

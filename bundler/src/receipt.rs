@@ -92,6 +92,9 @@ pub struct Bundle {
 pub struct Registry {
     /// Whether the source's host is left out of the repositories' names.
     pub strip_host: bool,
+    /// Whether every repository is directly below `target`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flat: bool,
     /// `HOST[:PORT][/PREFIX]`.
     pub target: String,
 }
@@ -103,6 +106,7 @@ impl Registry {
     /// When it is none.
     pub fn mapping(&self) -> Result<Mapping> {
         Mapping::new(&self.target, self.strip_host)
+            .map(|mapping| mapping.flat(self.flat))
             .map_err(|e| Error::input("reading a receipt's registry", e))
     }
 }
@@ -398,7 +402,7 @@ mod tests {
             format: VERSION,
             images: [("redis:8".parse().expect("a reference"), digest)].into(),
             kind: KIND.into(),
-            registry: Registry { strip_host: false, target: "r.site:5000/m".into() },
+            registry: Registry { strip_host: false, flat: false, target: "r.site:5000/m".into() },
             releases: vec![Installed {
                 chart: "web".into(),
                 manifest: digest,

@@ -9,7 +9,7 @@ use crate::digest::Digest;
 
 mod grammar;
 
-pub(crate) use grammar::{is_repository, is_tag};
+pub(crate) use grammar::{is_component, is_repository, is_tag};
 
 /// A reference to an image: `[REGISTRY/]REPOSITORY[:TAG][@DIGEST]` (distribution spec, "Pulling manifests"), with the
 /// registry and Docker Hub's `library/` filled in. It has a tag only where one was written.
@@ -123,6 +123,7 @@ pub struct Mapping {
     registry: String,
     prefix: Option<String>,
     strip_host: bool,
+    flat: bool,
 }
 
 impl Mapping {
@@ -140,10 +141,8 @@ impl Mapping {
         if target.contains("://") {
             return Err(refuse("give the registry as HOST[:PORT][/PREFIX], without a scheme"));
         }
-        if registry.starts_with('[') || registry.matches(':').count() > 1 {
-            return Err(refuse(
-                "an IPv6 address is no registry that every engine reads in a reference: give it a name, in DNS or /etc/hosts",
-            ));
+        if !registry.starts_with('[') && registry.matches(':').count() > 1 {
+            return Err(refuse("an IPv6 address stands in brackets, such as [fd00::1]:5000"));
         }
         if !(registry.contains(['.', ':']) || registry == "localhost") {
             return Err(refuse(
@@ -159,7 +158,19 @@ impl Mapping {
             // And engines read `docker.io/NAME` as `docker.io/library/NAME`.
             return Err(refuse("Docker Hub has repositories below accounts only: give docker.io/ACCOUNT"));
         }
-        Ok(Self { registry: parsed.registry, prefix: prefix.map(Into::into), strip_host })
+        Ok(Self { registry: parsed.registry, prefix: prefix.map(Into::into), strip_host, flat: false })
+    }
+
+    /// With `flat`, every repository is directly below `REGISTRY[/PREFIX]`, for registries that allow no deeper paths.
+    #[must_use]
+    pub fn flat(self, flat: bool) -> Self {
+        Self { flat, ..self }
+    }
+
+    /// Whether repositories are directly below `REGISTRY[/PREFIX]`.
+    #[must_use]
+    pub fn is_flat(&self) -> bool {
+        self.flat
     }
 
     /// Host of the site's registry, with its port.
@@ -175,7 +186,7 @@ impl Mapping {
     }
 
     /// Where all repositories of a source's host are at the site, below the registry. Nothing, where neither a prefix nor
-    /// the host is in their names: then they are at its root.
+    /// the host is in their names: then they are at its root. Of flat names no path leads to all of a host's repositories.
     #[must_use]
     pub fn host(&self, host: &str) -> Option<String> {
         if self.strip_host { self.prefix.clone() } else { Some(self.under(&host_segment(host))) }
@@ -192,9 +203,10 @@ impl Mapping {
     /// The repository at the site for something the bundle itself names, such as `charts/hello`.
     #[must_use]
     pub fn under(&self, path: &str) -> String {
+        let path = if self.flat { flattened(path) } else { path.into() };
         match &self.prefix {
             Some(prefix) => format!("{prefix}/{path}"),
-            None => path.into(),
+            None => path,
         }
     }
 }
@@ -206,8 +218,30 @@ pub fn source_path(source: &Reference) -> String {
     format!("{}/{}", host_segment(&source.registry), source.repository)
 }
 
-fn host_segment(host: &str) -> String {
-    host.replace(':', "_")
+/// A host, with its port, as a path segment.
+#[must_use]
+pub(crate) fn host_segment(host: &str) -> String {
+    let address = host.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let Some((address, port)) = address else { return host.replace(':', "_") };
+    // Each address in one spelling. Names of hosts make no two underscores in a row.
+    let groups = address.parse::<std::net::Ipv6Addr>().map(|address| address.segments()).unwrap_or_default();
+    let groups: Vec<String> = groups.iter().map(|group| format!("{group:x}")).collect();
+    format!("ip6__{}{}", groups.join("-"), port.replace(':', "_"))
+}
+
+/// A path as a single component that no other path becomes: `/` is two dashes, and a run of N dashes has 2N-1 of them.
+#[must_use]
+pub(crate) fn flattened(path: &str) -> String {
+    let mut flat = String::new();
+    let mut chars = path.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '/' => flat.push_str("--"),
+            '-' if chars.peek() == Some(&'-') => flat.push_str("--"),
+            c => flat.push(c),
+        }
+    }
+    flat
 }
 
 #[cfg(test)]
@@ -319,9 +353,71 @@ mod tests {
         ] {
             assert!(Mapping::new(target, false).is_err(), "{target:?}");
         }
-        for address in ["[::1]:5000", "[fd00::1]/mirror", "fd00::1"] {
+        for address in ["fd00::1", "::1", "fd00::1/a"] {
             let error = Mapping::new(address, false).expect_err(address).to_string();
-            assert!(error.contains("give it a name"), "{error}");
+            assert!(error.contains("stands in brackets"), "{error}");
         }
+        for address in
+            ["[::1", "[::1]x", "[::g]:5000", "[]", "[::1]:", "[fe80::1%eth0]", "[1.2.3.4]", "[::1]:5:6"]
+        {
+            assert!(Mapping::new(address, false).is_err(), "{address:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_in_brackets_are_registries() {
+        let digest = D.parse().expect("a digest");
+        let map = |target: &str, text: &str| {
+            Mapping::new(target, false).expect(target).image(&parse(text), &digest)
+        };
+        let at = |path: &str| format!("[fd00::1]:5000/m/{path}@{D}");
+        for (source, path) in [
+            ("redis:8", "docker.io/library/redis:8"),
+            ("[::1]:6000/a/b:1", "ip6__0-0-0-0-0-0-0-1_6000/a/b:1"),
+            ("[0:0:0:0:0:0:0:1]:6000/a/b:1", "ip6__0-0-0-0-0-0-0-1_6000/a/b:1"),
+            ("[FD00::A]/a", "ip6__fd00-0-0-0-0-0-0-a/a"),
+        ] {
+            assert_eq!(map("[fd00::1]:5000/m", source), at(path), "{source}");
+            let full = parse(source).normalised();
+            assert_eq!(parse(&full.to_string()), full);
+        }
+        assert_eq!(parse("[::1]:5000/a/b:1").registry(), "[::1]:5000");
+        assert_eq!((parse("[::1]/a").repository(), parse("[::1]/a").tag()), ("a", None));
+        for text in ["[::1]", "[::1]:5000", "[::1]a/b", "a[::1]/b", "[::1", "[x]/a", "a/[::1]/b"] {
+            assert!(text.parse::<Reference>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn flat_names_are_one_component_and_never_collide() {
+        let sources = [
+            "redis",
+            "docker.io/a/redis",
+            "docker.io/a-b/c",
+            "docker.io/a/b-c",
+            "docker.io/a--b/c",
+            "docker.io/a---b/c",
+            "docker.io/a/b--c",
+            "h:5000/a/b",
+            "h.x/5000/a/b",
+            "h.x/a_b",
+            "h.x/a__b",
+            "h.x/a/b",
+            "h.x/a.b",
+            "[::1]:5/a",
+            "localhost/a",
+        ];
+        let mapping = Mapping::new("docker.io/acme", false).expect("a mapping").flat(true);
+        let names: std::collections::BTreeSet<String> =
+            sources.iter().map(|s| mapping.repository(&parse(s))).collect();
+        assert_eq!(names.len(), sources.len(), "{names:?}");
+        for name in &names {
+            assert!(is_repository(name) && name.matches('/').count() == 1, "{name}");
+        }
+        assert_eq!(mapping.repository(&parse("redis")), "acme/docker.io--library--redis");
+        assert_eq!(mapping.repository(&parse("q.io/a--b/c-d")), "acme/q.io--a---b--c-d");
+        assert_eq!(mapping.under("charts/hello"), "acme/charts--hello");
+        let bare = Mapping::new("site:5000", true).expect("a mapping").flat(true);
+        assert_eq!(bare.repository(&parse("q.io/a/b")), "a--b");
     }
 }

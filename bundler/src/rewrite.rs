@@ -137,7 +137,7 @@ impl Rewriter<'_> {
                 let to = self.mapping.image(&source, &digest);
                 (Exchange::Text(to.clone()), to)
             }
-            Spelling::Fields(fields) => self.fields(fields, &source, &digest),
+            Spelling::Fields(fields) => self.fields(fields, &source, &digest)?,
         };
         if to == mention.text {
             return None;
@@ -151,11 +151,15 @@ impl Rewriter<'_> {
     }
 
     /// New values of fields, and what they come to. They are put together by a program that knows nothing of
-    /// `TAG@DIGEST`: the digest goes only where there is a field for it, and the tag stays.
-    fn fields(&self, fields: &Fields, source: &Reference, digest: &Digest) -> (Exchange, String) {
+    /// `TAG@DIGEST`: the digest goes only where there is a field for it, and the tag stays. None if a program adds a part of
+    /// the name that the name at the site does not end with: the gate then stops it.
+    fn fields(&self, fields: &Fields, source: &Reference, digest: &Digest) -> Option<(Exchange, String)> {
         let write = |slot: &Slot, value: &str| (slot.id, format!("{}{value}", slot.lead));
         let at_site = self.mapping.repository(source);
         let full = format!("{}/{at_site}", self.mapping.registry());
+        if fields.below.as_ref().is_some_and(|below| !full.ends_with(&format!("/{below}"))) {
+            return None;
+        }
         let above = |path: &str| match &fields.below {
             Some(below) => path.strip_suffix(below).unwrap_or(path).trim_end_matches('/').to_owned(),
             None => path.to_owned(),
@@ -176,7 +180,7 @@ impl Rewriter<'_> {
             }
             None => format!("{full}{tag}"),
         };
-        (Exchange::Fields(values), to)
+        Some((Exchange::Fields(values), to))
     }
 }
 

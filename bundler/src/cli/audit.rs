@@ -27,6 +27,9 @@ pub struct Args {
     /// The source's host was left out of the repositories' names.
     #[arg(long, requires = "registry")]
     strip_host: bool,
+    /// Every repository is directly below the registry.
+    #[arg(long, requires = "registry")]
+    flat: bool,
     /// Public key (PEM) of the site: only a receipt that it signed says where the registry is.
     #[arg(long = "site-key", value_name = "FILE", conflicts_with = "registry")]
     site_keys: Vec<PathBuf>,
@@ -40,7 +43,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     for namespace in &args.namespace {
         bundler::name::namespace(namespace).map_err(|e| Error::input("reading --namespace", e))?;
     }
-    let named = args.registry.as_deref().map(|registry| mapping(registry, args.strip_host)).transpose()?;
+    let named = args.registry.as_deref().map(|at| mapping(at, args.strip_host, args.flat)).transpose()?;
     let site_keys = keys::public(&args.site_keys)?;
     let cluster = args.kube.connect().await?;
     let manifest = bundle.manifest();

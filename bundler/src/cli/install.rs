@@ -153,6 +153,7 @@ impl Releases {
         Target {
             registry: self.at_site.registry.clone(),
             strip_host: self.at_site.strip_host,
+            flat: self.at_site.flat,
             pull_secret: self.pull_secret.clone(),
         }
     }
@@ -227,6 +228,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         bundle.signer(),
         Registry {
             strip_host: releases.at_site.strip_host,
+            flat: releases.at_site.flat,
             target: releases.at_site.registry.trim_end_matches('/').into(),
         },
         cluster.id().await.unwrap_or_default(),

@@ -23,13 +23,17 @@ pub struct Args {
     /// Leave the source's host out of the repositories' names; refused if two would collide.
     #[arg(long)]
     strip_host: bool,
+    /// Put every repository directly below REGISTRY[/PREFIX], with `--` for `/` in its name: for registries that allow only two
+    /// levels of path, such as Docker Hub.
+    #[arg(long)]
+    flat: bool,
     #[command(flatten)]
     network: Network,
 }
 
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let registry = args.registry.as_ref().or(args.place.as_ref()).map_or("", String::as_str);
-    let mapping = mapping(registry, args.strip_host)?;
+    let mapping = mapping(registry, args.strip_host, args.flat)?;
     let bundle = Arc::new(args.trusted.open(printer)?);
     let pushed = bundler::push::push(&bundle, &args.network.client()?, &mapping, &printer.progress()).await?;
     printer.result(&pushed, || summary(registry, &pushed))

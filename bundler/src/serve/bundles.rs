@@ -8,7 +8,7 @@ use super::tables::{Described, Tables};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::{OCI_INDEX, OCI_MANIFEST, Parsed};
-use crate::reference::source_path;
+use crate::reference::{flattened, source_path};
 use crate::verify::VerifiedBundle;
 
 /// Content of bundles.
@@ -58,6 +58,7 @@ fn add(tables: &mut Tables, bundle: &VerifiedBundle) -> Result<()> {
         if !names.contains(&name) {
             names.push(name.clone());
         }
+        tables.short.insert(flattened(&name), vec![name.clone()]);
         let repository = tables.repositories.entry(name).or_default();
         repository.tags.extend(tag.map(|tag| (tag.into(), image.digest)));
         let members = bundle.members(&image.digest, &image.media_type)?;
@@ -89,6 +90,7 @@ fn add(tables: &mut Tables, bundle: &VerifiedBundle) -> Result<()> {
     let charts = bundle.manifest().charts.iter().map(|c| (&c.repository, &c.tag, c.digest));
     let files = bundle.manifest().files.iter().map(|f| (&f.repository, &f.tag, f.manifest));
     for (name, tag, digest) in charts.chain(files) {
+        tables.short.insert(flattened(name), vec![name.clone()]);
         let repository = tables.repositories.entry(name.clone()).or_default();
         repository.tags.insert(tag.clone(), digest);
         repository.manifests.insert(digest, describe(&digest, OCI_MANIFEST)?);

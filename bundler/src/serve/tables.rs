@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::digest::Digest;
 use crate::image::{self, Descriptor, ImageError, OCI_INDEX, Parsed};
+use crate::reference::host_segment;
 
 /// All repositories.
 #[derive(Clone, Debug, Default)]
@@ -97,7 +98,7 @@ impl Tables {
             // containerd says it with `override_path`, too, where the host is in the path already. Never another
             // host's repository of this name.
             Some(host) => {
-                let host = host.replace(':', "_");
+                let host = host_segment(host);
                 self.repositories.get_key_value(&format!("{host}/{name}")).or_else(exact)
             }
             None => exact().or_else(|| match self.short.get(name).map(Vec::as_slice) {

@@ -54,7 +54,7 @@ fn what_makes_no_mirror_is_refused_with_what_to_do() {
         ("docker", &["--registry", "site:5000/a", "--strip-host"], "below a"),
         ("containerd", &["--registry", "site"], "needs a dot or a port"),
         ("containerd", &["--registry", "https://site:5000"], "without a scheme"),
-        ("containerd", &["--registry", "[::1]:5000"], "IPv6"),
+        ("containerd", &["--registry", "fd00::1"], "stands in brackets"),
         ("containerd", &["--registry", "site:5000", "--ca-file", "missing.pem"], "missing.pem"),
         ("containerd", &["--registry", "site:5000", "--ca-file", "not-ca.pem"], "no certificate in it"),
         ("containerd", &["--registry", "site:5000", "--output-dir", "file"], "Not a directory"),

@@ -23,6 +23,8 @@ use files::{Budget, Tree};
 const CONFIG: &str = "application/vnd.cncf.helm.config.v1+json";
 /// Media type of a packed chart.
 pub const CONTENT: &str = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
+/// Media type of a packed chart as helm before 3.7 pushed it.
+const OLD_CONTENT: &str = "application/tar+gzip";
 
 /// A chart as an OCI artifact: what `helm push` would make of it, without the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,7 +162,7 @@ impl Chart {
             return Err(ChartError::PackedTooLarge(METADATA_CAP));
         }
         let (name, version) = (tree.metadata.name()?, tree.metadata.version()?);
-        name::component("chart name", name)?;
+        name::chart(name)?;
         name::version(version)?;
         let config = tree.metadata.to_json()?;
         let annotations = BTreeMap::from([
@@ -174,6 +176,11 @@ impl Chart {
         )?;
         Ok(Self { name: name.into(), version: version.into(), manifest, config, content })
     }
+}
+
+/// Whether a layer of this media type is a packed chart.
+pub(crate) fn is_content(media_type: &str) -> bool {
+    matches!(media_type, CONTENT | OLD_CONTENT)
 }
 
 /// The tag of a chart's version. Tags have no `+`; helm writes and expects `_` for it.

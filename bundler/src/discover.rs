@@ -13,6 +13,7 @@
 //! Text is looked at wherever it stands: args, commands, environment, annotations, custom resources, files within
 //! ConfigMaps and Secrets (also encoded, and documents within documents). Not looked at are keys.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
@@ -44,6 +45,9 @@ pub struct Found {
     pub reference: Option<Reference>,
     /// The object and the path in it: `Deployment/web spec.template.spec.containers[0].image`.
     pub place: String,
+    /// The environment variable that has it; an index in a place tells nobody its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variable: Option<String>,
     /// What kind of place that is.
     pub kind: Kind,
     /// How sure it is that this is an image.
@@ -63,6 +67,15 @@ impl Found {
     /// Whether its registry may be asked.
     fn is_open(&self) -> bool {
         self.class == Class::Possible && self.why.is_none()
+    }
+
+    /// The place, with the name of an environment variable.
+    #[must_use]
+    pub fn place_named(&self) -> String {
+        match &self.variable {
+            Some(variable) => format!("{} (env {variable})", self.place),
+            None => self.place.clone(),
+        }
     }
 
     /// The reference in full, if it is one.
@@ -101,6 +114,30 @@ impl fmt::Display for Class {
 const SECRET: &str = "it stands in a Secret: no registry is asked";
 /// Why no registry is asked for what stands in a comment.
 const REMARK: &str = "it stands in a comment or description";
+
+/// Those of `texts` that stand in rendered manifests where `map` in bundle.toml takes them for images.
+///
+/// # Errors
+/// When the manifests are not YAML.
+pub(crate) fn meant<'t>(manifests: &str, texts: &BTreeSet<&'t str>) -> Result<BTreeSet<&'t str>> {
+    struct Meant<'t, 'a> {
+        texts: &'a BTreeSet<&'t str>,
+        seen: BTreeSet<&'t str>,
+    }
+    impl Visitor for Meant<'_, '_> {
+        fn means(&self, text: &str) -> bool {
+            self.texts.contains(text)
+        }
+
+        fn visit(&mut self, mention: &Mention<'_>) -> Result<Option<Exchange>> {
+            self.seen.extend(self.texts.get(&*mention.text).copied());
+            Ok(None)
+        }
+    }
+    let mut visitor = Meant { texts, seen: BTreeSet::new() };
+    mention::walk(&Stream::parse(manifests)?, &mut visitor)?;
+    Ok(visitor.seen)
+}
 
 /// Every reference in a stream of rendered manifests, at each of its places, in the order of the stream. Nobody has been
 /// asked yet: there are none that are certain.
@@ -147,6 +184,7 @@ impl Visitor for Finder {
             text: mention.text.clone().into_owned(),
             reference,
             place: mention.spot.to_string(),
+            variable: mention.spot.variable(),
             kind: mention.spot.kind(is_pod),
             class,
             why,

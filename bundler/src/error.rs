@@ -96,6 +96,30 @@ impl Error {
         self
     }
 
+    /// Several failures as one, each on lines of its own with what to do about it. It is of the gravest kind: trust, then
+    /// network, then input. A single failure stays as it is.
+    #[must_use]
+    pub fn all(action: impl Into<String>, mut failures: Vec<Self>) -> Self {
+        if failures.len() == 1
+            && let Some(only) = failures.pop()
+        {
+            return only;
+        }
+        let gravest = [Kind::Trust, Kind::Network, Kind::Cluster, Kind::Input];
+        let kind = gravest.into_iter().find(|kind| failures.iter().any(|failure| failure.kind == *kind));
+        let mut text = format!("{} failures", failures.len());
+        let hints: Vec<&str> = failures.iter().filter_map(Self::hint_text).collect();
+        let is_common = hints.len() == failures.len() && hints.windows(2).all(|pair| pair[0] == pair[1]);
+        let common = hints.first().filter(|_| is_common).map(|hint| (*hint).to_owned());
+        for failure in &failures {
+            text += &format!("\n  {failure}");
+            if let Some(hint) = failure.hint_text().filter(|_| common.is_none()) {
+                text += &format!("\n    hint: {hint}");
+            }
+        }
+        Self { hint: common, ..Self::new(kind.unwrap_or(Kind::Input), action, text) }
+    }
+
     /// Adds what to do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -139,6 +163,24 @@ impl StdError for Error {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn several_failures_are_one_with_all_hints() {
+        let input = || Error::input("reading a", "no");
+        let network = || Error::network("asking b", "silence").hint("wait");
+        let all = Error::all("pinning", vec![input().hint("look"), network()]);
+        assert_eq!(
+            all.to_string(),
+            "pinning: 2 failures\n  reading a: no\n    hint: look\n  asking b: silence\n    hint: wait"
+        );
+        assert_eq!((all.kind(), all.hint_text()), (Kind::Network, None));
+        let same = Error::all("pinning", vec![network(), network()]);
+        assert_eq!(same.to_string(), "pinning: 2 failures\n  asking b: silence\n  asking b: silence");
+        assert_eq!(same.hint_text(), Some("wait"));
+        assert_eq!(Error::all("pinning", vec![input()]).to_string(), "reading a: no");
+        let trust = Error::all("pinning", vec![network(), Error::trust("c", "d"), input()]);
+        assert_eq!(trust.kind(), Kind::Trust);
+    }
 
     #[test]
     fn text_is_action_reason_and_causes_once() {

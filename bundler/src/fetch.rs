@@ -5,6 +5,7 @@ use std::path::Path;
 use futures_util::TryStreamExt as _;
 
 use crate::chart::{self, Chart};
+use crate::chart_repository;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::file;
@@ -66,11 +67,39 @@ pub async fn chart(from: &str, sources: &Sources<'_>) -> Result<Chart> {
             .map_err(|e| e.within(format!("fetching chart {from}")));
     }
     if from.contains("://") {
-        let packed = sources.client.get(from, METADATA_CAP).await?;
-        return Chart::from_bytes(from, packed.into());
+        return web_chart(from, None, sources).await;
     }
     let path = sources.base.join(from);
     if path.is_dir() { Chart::from_dir(&path) } else { Chart::from_file(&path) }
+}
+
+/// A chart that is pinned: as [`chart`], or from the cache where `lock` has put one that came from a web server.
+///
+/// # Errors
+/// As [`chart`].
+pub(crate) async fn pinned_chart(from: &str, digest: &Digest, sources: &Sources<'_>) -> Result<Chart> {
+    let is_web = from.starts_with("http://") || from.starts_with("https://");
+    match is_web.then(|| cached_chart(from, digest, sources)).flatten() {
+        Some(chart) => Ok(chart),
+        None => chart(from, sources).await,
+    }
+}
+
+fn cached_chart(from: &str, digest: &Digest, sources: &Sources<'_>) -> Option<Chart> {
+    let read = |digest: &Digest| file::read(&sources.cache.path(digest)?, METADATA_CAP).ok();
+    let Ok(Parsed::Manifest(parts)) = image::parse("", &read(digest)?) else { return None };
+    let packed = read(&parts.layers.first()?.digest)?;
+    // Everything is made anew from what was packed, so the digest covers all of it.
+    Chart::from_bytes(from, packed).ok().filter(|chart| chart.digest() == *digest)
+}
+
+/// A packed chart by its URL, to which the index of `repository` has led if that is known.
+///
+/// # Errors
+/// As [`chart`].
+pub(crate) async fn web_chart(url: &str, repository: Option<&str>, sources: &Sources<'_>) -> Result<Chart> {
+    let packed = chart_repository::packed(url, repository, sources).await?;
+    Chart::from_bytes(url, packed.into())
 }
 
 /// A chart in a registry keeps the manifest and config that it has there.
@@ -81,7 +110,7 @@ async fn oci_chart(from: &str, reference: &str, sources: &Sources<'_>) -> Result
     let refuse = |why: String| Error::input("reading its manifest", why);
     let parsed = image::parse(&manifest.media_type, &manifest.bytes).map_err(|e| refuse(e.to_string()))?;
     let Parsed::Manifest(parts) = parsed else { return Err(refuse("it is an index, not a chart".into())) };
-    let mut packed = parts.layers.iter().filter(|layer| layer.media_type == chart::CONTENT);
+    let mut packed = parts.layers.iter().filter(|layer| chart::is_content(&layer.media_type));
     let (content, other) = (packed.next(), packed.next());
     let content = content.ok_or_else(|| refuse("it has no layer with a packed chart".into()))?;
     if other.is_some() {

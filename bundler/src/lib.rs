@@ -35,6 +35,7 @@ mod buffers;
 pub mod bundle;
 pub mod cache;
 pub mod chart;
+mod chart_repository;
 pub mod cluster;
 pub mod digest;
 pub mod error;

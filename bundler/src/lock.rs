@@ -1,7 +1,10 @@
 //! `images.lock`: what is wanted, pinned. TOML, sorted, made to be read in a diff; written by `airlock lock` only.
 
+mod changes;
+mod charts;
 mod evidence;
 mod pin;
+mod unused;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +18,7 @@ use crate::reference::Reference;
 use crate::resolve::Resolved;
 use crate::spec::Platforms;
 
+pub use changes::{Change, Changes};
 pub use pin::{Pinned, Survey, Update, pin, survey};
 
 /// Version of the file's format that this code writes, and the only one it reads.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::digest::Digest;
 use crate::error::Error;
+use crate::reference::is_component;
 
 /// Longest name of a release: helm adds to it, and what comes out must be a label.
 const RELEASE_LENGTH: usize = 53;
@@ -19,6 +20,11 @@ pub enum NameError {
         "{0} {1:?} may have lower-case letters, digits, dots and dashes only, and starts and ends with a letter or digit"
     )]
     Component(&'static str, String),
+    /// It can't be the last part of a chart's repository.
+    #[error(
+        "chart name {0:?} may have lower-case letters and digits with dots, dashes and underscores between them only, at most 64"
+    )]
+    Chart(String),
     /// It can't be a tag.
     #[error(
         "version {0:?} may have letters, digits, dots, dashes, underscores and plus signs only, at most 100"
@@ -81,6 +87,11 @@ pub(crate) fn component(what: &'static str, name: &str) -> Result<(), NameError>
     }
 }
 
+/// A chart's name: a whole path component as the distribution spec has it, with the underscores that helm takes.
+pub(crate) fn chart(name: &str) -> Result<(), NameError> {
+    if name.len() <= 64 && is_component(name) { Ok(()) } else { Err(NameError::Chart(name.into())) }
+}
+
 /// Letters and what a tag may have, and `+`.
 pub(crate) fn version(version: &str) -> Result<(), NameError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-+".contains(&b);
@@ -137,7 +148,7 @@ pub fn context(name: &str) -> Result<(), NameError> {
 pub(crate) fn charts<'a>(all: impl Iterator<Item = (&'a str, &'a str, Digest)>) -> Result<(), NameError> {
     let mut seen = BTreeMap::new();
     for (chart, version, digest) in all {
-        component("chart name", chart)?;
+        self::chart(chart)?;
         self::version(version)?;
         // A tag has `_` for `+`.
         if *seen.entry((chart, crate::chart::tag(version))).or_insert(digest) != digest {
@@ -217,7 +228,12 @@ mod tests {
         charts([("a", "1", one), ("a", "1", one), ("a", "2", other), ("b", "1", other)].into_iter())
             .expect("charts");
         charts([("a", "1+x", one), ("a", "1_x", other)].into_iter()).expect_err("one tag");
-        charts([("../a", "1", one)].into_iter()).expect_err("no name");
+        for name in ["my_chart", "a__b", "a.b-c", "a--b"] {
+            charts([(name, "1", one)].into_iter()).expect(name);
+        }
+        for name in ["../a", "", "A", "_a", "a_", "a___b", "a/b", "-a", &"x".repeat(65)] {
+            charts([(name, "1", one)].into_iter()).expect_err(name);
+        }
     }
 
     #[test]

@@ -196,7 +196,7 @@ async fn plan_chart(
     sources: &Sources<'_>,
     content: &mut Content,
 ) -> Result<format::Chart> {
-    let chart: Chart = fetch::chart(&locked.from, sources).await?;
+    let chart: Chart = fetch::pinned_chart(&locked.from, &locked.digest, sources).await?;
     let digest = content.bytes(chart.manifest.clone());
     if digest != locked.digest {
         return Err(stale(&format!("chart {}", locked.from), locked.digest, digest));

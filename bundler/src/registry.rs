@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use reqwest::header::{CONTENT_LENGTH, HeaderMap};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap};
 use reqwest::{Method, Response, StatusCode, Url};
 use tokio::sync::OnceCell;
 
@@ -143,12 +143,36 @@ impl Client {
         }
     }
 
-    /// Fetches a small file, such as a chart repository's index, of at most `cap` bytes.
+    /// A client that also trusts the CA in a file, and shows another certificate where one is given.
+    ///
+    /// # Errors
+    /// When a file can't be used.
+    pub(crate) fn with_certificates(
+        &self,
+        ca_file: Option<PathBuf>,
+        certificate: Option<(PathBuf, PathBuf)>,
+    ) -> Result<Self> {
+        let mut options = self.0.options.clone();
+        options.ca_files.extend(ca_file);
+        options.certificate = certificate.or(options.certificate);
+        Self::new(&options)
+    }
+
+    /// Fetches a small file, such as a chart repository's index, of at most `cap` bytes. A server that refuses it gets the
+    /// login that docker's config has for it.
     ///
     /// # Errors
     /// When it can't be had, or is larger.
     pub async fn get(&self, url: &str, cap: u64) -> Result<Bytes> {
-        let (url, action, response) = self.open(url).await?;
+        self.get_as(url, cap, None).await
+    }
+
+    /// Fetches a small file with a user and password.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub(crate) async fn get_as(&self, url: &str, cap: u64, login: Option<(&str, &str)>) -> Result<Bytes> {
+        let (url, action, response) = self.open(url, login).await?;
         self.0.http.read(response, cap).await.map_err(|failure| self.failed(failure, &action, &url))
     }
 
@@ -157,21 +181,49 @@ impl Client {
     /// # Errors
     /// When it can't be had; the stream fails when it breaks off.
     pub async fn download(&self, url: &str) -> Result<Download> {
-        let (url, action, response) = self.open(url).await?;
+        let (url, action, response) = self.open(url, None).await?;
         let size = number(response.headers(), CONTENT_LENGTH.as_str());
         Ok(Download { size, stream: transfer::rest_of(self.clone(), response, url, action) })
     }
 
-    async fn open(&self, text: &str) -> Result<(Url, String, Response)> {
+    async fn open(&self, text: &str, login: Option<(&str, &str)>) -> Result<(Url, String, Response)> {
         let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let url = url.ok_or_else(|| Error::input("fetching a file", "its address is not an HTTP(S) URL"))?;
         let action = format!("fetching {}", shown(&url));
-        let call = Call::new(Method::GET, url);
-        let sent = self.0.http.send(&call).await;
-        let response = sent.map_err(|failure| self.failed(failure, &action, &call.url))?;
+        let mut call = Call::new(Method::GET, url);
+        if let Some((user, password)) = login {
+            call.headers.insert(AUTHORIZATION, auth::basic(user, password));
+        }
+        let send = async |call: &Call| {
+            let sent = self.0.http.send(call).await;
+            sent.map_err(|failure| self.failed(failure, &action, &call.url))
+        };
+        let is_refused = |response: &Response| {
+            matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+        };
+        let mut response = send(&call).await?;
+        // A refusal from where a redirect led is not answered, and no password goes out in the clear unasked.
+        let is_own = response.url().origin() == call.url.origin();
+        let is_private = call.url.scheme() == "https" || is_loopback(call.url.host_str().unwrap_or_default());
+        if is_refused(&response) && login.is_none() && is_own && is_private {
+            let header = self.0.auth.password(&call.url).await.map_err(|e| e.within(&action))?;
+            if let Some(header) = header {
+                call.headers.insert(AUTHORIZATION, header);
+                response = send(&call).await?;
+            }
+        }
         if response.status() != StatusCode::OK {
+            let is_refused = is_refused(&response);
             let failure = self.0.http.refused(response, &call.url).await;
-            return Err(self.failed(failure, &action, &call.url));
+            let error = self.failed(failure, &action, &call.url);
+            return Err(match is_refused {
+                true => error.hint(format!(
+                    "if {0} wants a login: `helm repo add NAME URL --username USER --password-stdin` for a chart repository, or \
+                     `docker login {0}`",
+                    failure::authority(&call.url)
+                )),
+                false => error,
+            });
         }
         Ok((call.url, action, response))
     }

@@ -64,7 +64,7 @@ impl SignedSpec {
 }
 
 /// Whether `text` is what `pattern` says, with `*` for any text.
-fn fits(pattern: &str, text: &str) -> bool {
+pub(crate) fn fits(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
         Some((start, rest)) => text

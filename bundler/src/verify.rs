@@ -532,7 +532,7 @@ pub fn chart_content(bundle: &VerifiedBundle, chart: &format::Chart) -> Result<D
         [layer] => Ok(layer.digest),
         // Helm puts a provenance file beside the chart.
         layers => {
-            let mut packed = layers.iter().filter(|layer| layer.media_type == crate::chart::CONTENT);
+            let mut packed = layers.iter().filter(|layer| crate::chart::is_content(&layer.media_type));
             match (packed.next(), packed.next()) {
                 (Some(layer), None) => Ok(layer.digest),
                 (None, _) => Err(bundle.refuse(format!("chart {} has no content", chart.name))),

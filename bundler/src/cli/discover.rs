@@ -150,7 +150,7 @@ fn text(found: &[Found]) -> String {
         for f in &places {
             let release = f.release.as_ref().map(|release| format!("{release}: ")).unwrap_or_default();
             let spelled = if f.text == reference { String::new() } else { format!(" as {}", f.text) };
-            let _ = writeln!(text, "    {:<10} {release}{}{spelled}", f.kind.to_string(), f.place);
+            let _ = writeln!(text, "    {:<10} {release}{}{spelled}", f.kind.to_string(), f.place_named());
         }
         if let Some(why) = places.iter().find_map(|f| f.why.as_ref()).filter(|_| class >= Class::Possible) {
             let _ = writeln!(text, "    {why}");

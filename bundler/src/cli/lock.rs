@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bundler::cache::ContentCache;
 use bundler::helm::Helm;
-use bundler::lock::{Lock, Pinned, Update, pin};
+use bundler::lock::{Changes, Lock, Pinned, Update, pin};
 use bundler::origin::Sources;
 use bundler::spec::Spec;
 use bundler::{Error, Result};
@@ -22,9 +22,14 @@ pub struct Args {
     /// Where the pins go; beside the spec.
     #[arg(long, value_name = "FILE", default_value = "images.lock")]
     lock_file: PathBuf,
-    /// Write nothing; fail if the lock is not what would be written.
-    #[arg(long, conflicts_with = "update")]
+    /// Write nothing; fail (exit code 1) if the lock is not what would be written. Pinned images are not compared with what
+    /// their tags point to now, unless --update is given as well.
+    #[arg(long)]
     check: bool,
+    /// Write nothing, and show what would change; exit code 0 whether or not anything would. `--update --dry-run` shows what is
+    /// outdated upstream.
+    #[arg(long, conflicts_with = "check")]
+    dry_run: bool,
     /// Fail if anything looks like a reference without being sure to be one.
     #[arg(long)]
     strict: bool,
@@ -42,6 +47,9 @@ pub struct Args {
 struct Outcome<'a> {
     lock_file: std::borrow::Cow<'a, str>,
     changed: bool,
+    /// Nothing was written.
+    dry_run: bool,
+    changes: &'a Changes,
     serial: u64,
     images: usize,
     charts: usize,
@@ -68,6 +76,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         check_names(names, &lock)?;
     }
     let changed = previous.as_ref() != Some(&lock);
+    let changes = Changes::between(previous.as_ref(), &lock);
     if let Some(first) = possible.first().filter(|_| args.strict) {
         let why = format!(
             "{} texts in the charts may be images, such as {} ({})",
@@ -82,9 +91,12 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
             format!("checking {}", args.lock_file.display()),
             difference(previous.as_ref(), &lock),
         )
-        .hint("run `airlock lock` and commit what it writes"));
+        .hint(match update {
+            Update::Nothing => "run `airlock lock` and commit what it writes",
+            _ => "run `airlock lock --update`, and commit what it writes",
+        }));
     }
-    if changed {
+    if changed && !args.dry_run {
         write(&args.lock_file, &lock)?;
     }
     if !possible.is_empty() {
@@ -100,6 +112,8 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let outcome = Outcome {
         lock_file: args.lock_file.to_string_lossy(),
         changed,
+        dry_run: args.dry_run,
+        changes: &changes,
         serial: lock.serial,
         images: lock.images.len(),
         charts: lock.charts.len(),
@@ -113,15 +127,24 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         possible: &possible,
     };
     printer.result(&outcome, || {
-        let mut text = String::new();
-        for image in &lock.images {
-            let _ = writeln!(text, "{} {}", image.reference, image.digest);
-        }
-        let word = if changed { "written" } else { "up to date" };
+        let mut text = changes.lines().join("\n");
+        let word = match (changed, args.dry_run) {
+            (true, false) => "written",
+            (true, true) => "not written (--dry-run)",
+            (false, _) => "up to date",
+        };
         let Outcome { images, charts, files, serial, .. } = outcome;
         let path = args.lock_file.display();
-        let _ =
-            writeln!(text, "{path} {word}: {images} images, {charts} charts, {files} files, serial {serial}");
+        let _ = writeln!(
+            text,
+            "\n{path} {word}: {images} images, {charts} charts, {files} files, serial {serial}; {}",
+            changes.counted()
+        );
+        if matches!(update, Update::Nothing) && !changed {
+            text.push_str(
+                "not compared: what the images' tags point to now; `airlock lock --update --dry-run` asks their registries\n",
+            );
+        }
         text
     })
 }

@@ -1,6 +1,6 @@
 //! A chart's references: everything that it renders, in every way that the spec lists, and what the spec itself says.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::words::ends_with_image;
@@ -26,18 +26,35 @@ pub struct Subject<'a> {
     pub base: &'a Path,
 }
 
+/// What a chart has, and what the spec says of it in vain.
+pub struct Told {
+    /// The references.
+    pub found: Vec<Found>,
+    /// Every text that was found, before the spec had its say.
+    pub known: BTreeSet<String>,
+    /// Texts to be ignored that were not found.
+    pub unused_ignore: Vec<String>,
+    /// Texts that mean an image and stand nowhere.
+    pub unused_map: Vec<String>,
+}
+
 impl Subject<'_> {
     /// Every reference in what it renders to, hooks, tests and CRDs included, in each way; in its annotations; and in the
     /// spec. One that stands at the same place in several renderings counts once.
     ///
     /// # Errors
     /// When helm fails, a rendering is not YAML, or a pod's image is to be ignored.
-    pub async fn references(&self, helm: &Helm) -> Result<Vec<Found>> {
+    pub async fn references(&self, helm: &Helm) -> Result<Told> {
         let (mut all, mut seen) = (Vec::new(), HashSet::new());
+        let texts: BTreeSet<&str> = self.spec.map.iter().map(|meaning| meaning.text.as_str()).collect();
+        let mut meant = BTreeSet::new();
         let plain = Variant { values: vec![], set: vec![], kube_version: None, api_versions: vec![] };
         for variant in [&plain].into_iter().chain(&self.spec.variants) {
             let manifests = self.render(helm, variant).await?;
             let reading = || format!("reading what chart {} renders", self.release);
+            if !texts.is_empty() {
+                meant.extend(super::meant(&manifests, &texts).map_err(|e| e.within(reading()))?);
+            }
             for found in discover(&manifests).map_err(|e| e.within(reading()))? {
                 if seen.insert(found.clone()) {
                     all.push(found);
@@ -45,7 +62,13 @@ impl Subject<'_> {
             }
         }
         all.extend(self.annotated()?);
-        self.overridden(all)
+        let known: BTreeSet<String> = all.iter().map(|found| found.text.clone()).collect();
+        let ignored =
+            self.spec.ignore.iter().map(|ignore| &ignore.text).filter(|text| !known.contains(*text));
+        let mapped = texts.iter().filter(|text| !meant.contains(*text) && !known.contains(**text));
+        let unused_ignore = ignored.cloned().collect();
+        let unused_map = mapped.map(|text| (*text).to_owned()).collect();
+        Ok(Told { found: self.overridden(all)?, known, unused_ignore, unused_map })
     }
 
     async fn render(&self, helm: &Helm, variant: &Variant) -> Result<String> {
@@ -103,6 +126,7 @@ impl Subject<'_> {
             text: reference.to_string(),
             reference: Some(reference.clone()),
             place: place.into(),
+            variable: None,
             kind: super::place::Kind::Field,
             class: Class::Image,
             why: None,

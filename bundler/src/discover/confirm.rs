@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::StreamExt as _;
 
 use super::{Class, Found};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::reference::Reference;
 use crate::registry::{Client, Presence};
 
@@ -52,8 +52,17 @@ pub async fn confirm(all: &mut [Found], asking: &Asking, client: &Client) -> Res
     let jobs = futures_util::stream::iter(open).map(|reference| async move {
         ask(&reference, asking, client).await.map(|answer| (reference, answer))
     });
-    let asked: Vec<_> = jobs.buffer_unordered(PARALLEL).try_collect().await?;
-    answers.extend(asked);
+    let asked: Vec<Result<_>> = jobs.buffered(PARALLEL).collect().await;
+    let mut failures = Vec::new();
+    for outcome in asked {
+        match outcome {
+            Ok((reference, answer)) => drop(answers.insert(reference, answer)),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if !failures.is_empty() {
+        return Err(Error::all("asking registries for images", failures));
+    }
     for found in all.iter_mut().filter(|f| f.is_open()) {
         match found.full().and_then(|reference| answers.get(&reference)) {
             Some(Ok(())) => found.class = Class::Certain,

@@ -124,6 +124,14 @@ impl Spot<'_> {
         }
     }
 
+    /// The environment variable whose value it is, or is in.
+    pub(super) fn variable(&self) -> Option<String> {
+        let spot = self.outermost();
+        let [.., above, _, value] = spot.at.path else { return None };
+        let is_value = value.segment == Segment::Key("value") && above.segment == Segment::Key("env");
+        is_value.then(|| spot.stream.text(value.parent, "name").map(Into::into)).flatten()
+    }
+
     fn outermost(&self) -> &Self {
         self.within.map_or(self, Spot::outermost)
     }

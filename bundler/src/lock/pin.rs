@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
+use futures_util::StreamExt as _;
+use futures_util::stream;
 
 use super::evidence::{self, Evidence};
 use super::{Lock, LockedChart, LockedFile, LockedImage, LockedValues, VERSION};
-use crate::chart::{self, Chart};
+use super::{charts, unused};
+use crate::chart::Chart;
 use crate::digest::Digest;
-use crate::discover::charts::Subject;
+use crate::discover::charts::{Subject, Told};
 use crate::discover::confirm::{Asking, confirm};
 use crate::discover::{Class, Found};
 use crate::error::{Error, Result};
@@ -18,10 +20,10 @@ use crate::name::{self, NameError};
 use crate::origin::Sources;
 use crate::reference::Reference;
 use crate::resolve::{ImageSource, resolve};
-use crate::spec::{ChartSource, ChartSpec, FileSpec, Spec, has_user};
+use crate::spec::{ChartSpec, FileSpec, Spec};
 
-/// Largest `index.yaml` of a chart repository that is read, in bytes.
-const INDEX_CAP: u64 = 64 << 20;
+/// Images that are pinned at a time.
+const PARALLEL: usize = 6;
 
 /// Which existing pins may move.
 #[derive(Clone, Debug)]
@@ -35,7 +37,7 @@ pub enum Update {
 }
 
 impl Update {
-    fn moves(&self, name: &str) -> bool {
+    pub(super) fn moves(&self, name: &str) -> bool {
         match self {
             Self::Nothing => false,
             Self::Everything => true,
@@ -69,10 +71,20 @@ pub async fn pin(
     for image in &spec.images {
         wanted.entry(image.reference.normalised()).or_default().insert("bundle.toml".into());
     }
-    let Survey { charts, mut found } = survey(spec, previous, update, helm, sources).await?;
+    let Survey { charts, mut found, unused } = survey(spec, previous, update, helm, sources).await?;
+    if !unused.is_empty() {
+        return Err(Error::all("reading bundle.toml", unused));
+    }
     let unreadable = found.iter().filter(|f| f.class == Class::Unreadable);
     let unreadable: String = unreadable
-        .map(|f| format!("\n  chart {}: {}: {:?}", f.release.as_deref().unwrap_or_default(), f.place, f.text))
+        .map(|f| {
+            format!(
+                "\n  chart {}: {}: {:?}",
+                f.release.as_deref().unwrap_or_default(),
+                f.place_named(),
+                f.text
+            )
+        })
         .collect();
     if !unreadable.is_empty() {
         let why = format!("images of pods that are no references:{unreadable}");
@@ -91,28 +103,18 @@ pub async fn pin(
     };
     confirm(&mut found, &asking, sources.client).await?;
     let (taken, mut possible): (Vec<_>, Vec<_>) = found.into_iter().partition(Found::is_wanted);
+    let mut variables = BTreeMap::new();
     for found in taken {
         let place = format!("chart {}: {}", found.release.as_deref().unwrap_or_default(), found.place);
         if let Some(reference) = found.full() {
+            variables.extend(found.variable.clone().map(|variable| (place.clone(), variable)));
             wanted.entry(reference).or_default().insert(place);
         }
     }
     possible.retain(|found| found.full().is_none_or(|reference| !wanted.contains_key(&reference)));
 
-    let mut images = Vec::new();
-    for (reference, asked_by) in wanted {
-        let meanings = spec.charts.iter().flat_map(|chart| &chart.map);
-        let meant_by: BTreeSet<String> =
-            meanings.filter(|m| m.reference.normalised() == reference).map(|m| m.text.clone()).collect();
-        let asked_by = asked_by.into_iter().collect();
-        let image = pin_image(spec, previous, update, sources, reference, asked_by).await?;
-        images.push(LockedImage { meant_by: meant_by.into_iter().collect(), ..image });
-    }
-    let mut files = Vec::new();
-    for file in &spec.files {
-        let old = previous.map_or(&[][..], |lock| &lock.files);
-        files.push(pin_file(file, old, sources).await?);
-    }
+    unused::check_signed(spec, wanted.keys())?;
+    let (images, mut files) = pin_all(spec, previous, update, sources, wanted, &variables).await?;
     files.sort_by(|a, b| (&a.name, &a.platform).cmp(&(&b.name, &b.platform)));
 
     let mut lock = Lock {
@@ -140,6 +142,51 @@ pub async fn pin(
         lock = previous.clone();
     }
     Ok(Pinned { lock, possible })
+}
+
+/// Pins images and files. What can't be pinned is told all at once. `variables` names environment variables by their places.
+async fn pin_all(
+    spec: &Spec,
+    previous: Option<&Lock>,
+    update: &Update,
+    sources: &Sources<'_>,
+    wanted: BTreeMap<Reference, BTreeSet<String>>,
+    variables: &BTreeMap<String, String>,
+) -> Result<(Vec<LockedImage>, Vec<LockedFile>)> {
+    let jobs = wanted.into_iter().map(|(reference, asked_by)| async move {
+        let meanings = spec.charts.iter().flat_map(|chart| &chart.map);
+        let meant_by: BTreeSet<String> =
+            meanings.filter(|m| m.reference.normalised() == reference).map(|m| m.text.clone()).collect();
+        let asks = asked_by.first().map(|place| match variables.get(place) {
+            Some(variable) => format!("{place} (env {variable})"),
+            None => place.clone(),
+        });
+        let asked_by = asked_by.into_iter().collect();
+        let image = pin_image(spec, previous, update, sources, reference, asked_by).await;
+        let image = image
+            .map_err(|e| e.within(format!("pinning an image that {} asks for", asks.unwrap_or_default())))?;
+        Ok(LockedImage { meant_by: meant_by.into_iter().collect(), ..image })
+    });
+    let pinned: Vec<Result<LockedImage>> = stream::iter(jobs).buffered(PARALLEL).collect().await;
+    let (mut images, mut files, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+    for image in pinned {
+        match image {
+            Ok(image) => images.push(image),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    for file in &spec.files {
+        let old = previous.map_or(&[][..], |lock| &lock.files);
+        match pin_file(file, old, sources).await {
+            Ok(file) => files.push(file),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if failures.is_empty() {
+        Ok((images, files))
+    } else {
+        Err(Error::all("pinning what is wanted", failures))
+    }
 }
 
 async fn pin_image(
@@ -176,11 +223,9 @@ async fn pin_image(
         (ImageSource::Registry(_), None) => fetch::tag_or_digest(&reference, from.as_deref())?,
         (ImageSource::Local(image), _) => image.root.digest.to_string(),
     };
-    let asks = asked_by.first().cloned().unwrap_or_default();
-    let within = |e: Error| e.within(format!("pinning an image that {asks} asks for"));
-    let resolved = resolve(&source, &name, &ask, &spec.platforms).await.map_err(within)?;
+    let resolved = resolve(&source, &name, &ask, &spec.platforms).await?;
     let evidence = evidence::look(spec, &source, &resolved, required.as_deref()).await;
-    let Evidence { attached, signed_by } = evidence.map_err(|e| within(e.within(format!("image {name}"))))?;
+    let Evidence { attached, signed_by } = evidence.map_err(|e| e.within(format!("image {name}")))?;
     let licenses = resolved.licenses();
     Ok(LockedImage {
         attached,
@@ -196,6 +241,8 @@ pub struct Survey {
     pub charts: Vec<LockedChart>,
     /// In the same order; nobody has been asked.
     pub found: Vec<Found>,
+    /// What the spec says of the charts in vain: texts to be ignored, or that mean an image, which stand nowhere.
+    pub unused: Vec<Error>,
 }
 
 /// Fetches the spec's charts, renders them and looks for references. `previous` and `update` as for [`pin`].
@@ -209,15 +256,32 @@ pub async fn survey(
     helm: &dyn Fn() -> Result<Helm>,
     sources: &Sources<'_>,
 ) -> Result<Survey> {
-    let (mut charts, mut all) = (Vec::new(), Vec::new());
-    let helm = if spec.charts.is_empty() { return Ok(Survey { charts, found: all }) } else { helm()? };
+    let mut survey = Survey { charts: vec![], found: vec![], unused: vec![] };
+    if spec.charts.is_empty() {
+        return Ok(survey);
+    }
+    let helm = helm()?;
+    let mut failures = Vec::new();
     for chart in &spec.charts {
         let old = previous.map_or(&[][..], |lock| &lock.charts);
-        let (locked, found) = pin_chart(chart, old, update, &helm, sources).await?;
-        charts.push(locked);
-        all.extend(found);
+        match pin_chart(chart, old, update, &helm, sources).await {
+            Ok((locked, told)) => {
+                let of = |what: &str| format!("chart {}: {what}", locked.release);
+                let said = [
+                    (of("`ignore` has texts that were not found:"), &told.unused_ignore),
+                    (of("`map` has texts that stand nowhere:"), &told.unused_map),
+                ];
+                for (what, texts) in said {
+                    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                    survey.unused.extend(unused::refuse(&what, &texts, &told.known).err());
+                }
+                survey.charts.push(locked);
+                survey.found.extend(told.found);
+            }
+            Err(failure) => failures.push(failure),
+        }
     }
-    Ok(Survey { charts, found: all })
+    if failures.is_empty() { Ok(survey) } else { Err(Error::all("pinning the charts", failures)) }
 }
 
 /// The pinned chart, and its references.
@@ -227,41 +291,13 @@ async fn pin_chart(
     update: &Update,
     helm: &Helm,
     sources: &Sources<'_>,
-) -> Result<(LockedChart, Vec<Found>)> {
-    let source = spec.source().map_err(|e| Error::input("reading bundle.toml", e))?;
-    let (from, chart) = match source {
-        ChartSource::Path(path) => (path.to_string(), fetch::chart(path, sources).await?),
-        ChartSource::Oci { repository, version } => {
-            let from = format!("oci://{repository}:{}", chart::tag(version));
-            let pinned = old.iter().find(|c| c.from.starts_with(&format!("{from}@")));
-            let pinned = pinned.filter(|c| !update.moves(&c.name)).map(|c| c.from.clone());
-            let fetched = fetch::chart(pinned.as_deref().unwrap_or(&from), sources).await?;
-            let name = repository.rsplit('/').next().unwrap_or_default();
-            check_asked(&from, &fetched, name, version)?;
-            (format!("{from}@{}", Digest::of(&fetched.manifest)), fetched)
-        }
-        ChartSource::Repo { url, chart, version } => {
-            let from = find_in_repository(url, chart, version, sources).await?;
-            let fetched = fetch::chart(&from, sources).await?;
-            check_asked(&from, &fetched, chart, version)?;
-            let digest = fetched.digest();
-            // Whatever address the repository's index gives for it now.
-            let is_it = |c: &&LockedChart| c.name == fetched.name && c.version == fetched.version;
-            let from_web = |c: &&LockedChart| c.from.starts_with("http://") || c.from.starts_with("https://");
-            let mut same = old.iter().filter(is_it).filter(from_web);
-            let moved = same.find(|c| c.digest != digest && !update.moves(&c.name));
-            if let Some(old) = moved {
-                let why = format!("its content is not what images.lock pins ({digest}, not {})", old.digest);
-                return Err(Error::trust(format!("fetching chart {from}"), why).hint(format!(
-                    "a published version must not change; if you trust it: airlock lock --update {}",
-                    old.name
-                )));
-            }
-            (from, fetched)
-        }
-    };
+) -> Result<(LockedChart, Told)> {
+    let (from, chart) = charts::fetch(spec, old, update, sources).await?;
     let release = spec.release.clone().unwrap_or_else(|| chart.name.clone());
-    name::release(&release).map_err(|e| Error::input(format!("choosing a release for chart {from}"), e))?;
+    name::release(&release).map_err(|e| {
+        Error::input(format!("choosing a release for chart {from}"), e)
+            .hint("give the chart a `release` in bundle.toml that helm takes")
+    })?;
     let packed = packed(&chart)?;
     let subject = Subject {
         spec,
@@ -271,23 +307,13 @@ async fn pin_chart(
         release: &release,
         base: sources.base,
     };
-    let found = subject.references(helm).await?;
+    let told = subject.references(helm).await?;
     let mut locked_values = Vec::new();
     for path in &spec.values {
         let digest = Digest::of(&fetch::values(&sources.base.join(path))?);
         locked_values.push(LockedValues { path: path.clone(), digest });
     }
-    Ok((locked_chart(spec, chart, from, release, locked_values), found))
-}
-
-/// Whether a chart that came from elsewhere is the one that was asked for.
-fn check_asked(from: &str, chart: &Chart, name: &str, version: &str) -> Result<()> {
-    // A tag can't have a plus sign.
-    if chart.name == name && chart::tag(&chart.version) == chart::tag(version) {
-        return Ok(());
-    }
-    let why = format!("it is {} {}, and {name} {version} was asked for", chart.name, chart.version);
-    Err(Error::trust(format!("fetching chart {from}"), why))
+    Ok((locked_chart(spec, chart, from, release, locked_values), told))
 }
 
 /// The packed chart in a file, for helm.
@@ -318,51 +344,6 @@ fn locked_chart(
         set: spec.set.clone(),
         values,
     }
-}
-
-/// `index.yaml` of a chart repository, as far as it matters here.
-#[derive(Deserialize)]
-struct RepositoryIndex {
-    entries: BTreeMap<String, Vec<RepositoryEntry>>,
-}
-
-#[derive(Deserialize)]
-struct RepositoryEntry {
-    version: String,
-    #[serde(default)]
-    urls: Vec<String>,
-}
-
-/// URL of the packed chart.
-async fn find_in_repository(url: &str, chart: &str, version: &str, sources: &Sources<'_>) -> Result<String> {
-    let looking = || format!("looking for chart {chart} {version} in {url}");
-    let base = url.trim_end_matches('/');
-    let index = sources.client.get(&format!("{base}/index.yaml"), INDEX_CAP).await?;
-    let text = std::str::from_utf8(&index).map_err(|e| Error::input(looking(), e))?;
-    let index: RepositoryIndex = serde_saphyr::from_str(text)
-        .map_err(|e| Error::input(looking(), format!("index.yaml is not readable: {e}")))?;
-    let versions =
-        index.entries.get(chart).ok_or_else(|| Error::input(looking(), "there is no chart of this name"))?;
-    let entry = versions.iter().find(|e| e.version == version).ok_or_else(|| {
-        let has: Vec<_> = versions.iter().take(5).map(|e| e.version.as_str()).collect();
-        Error::input(looking(), "there is no such version").hint(format!(
-            "it has {} (and {} in all)",
-            has.join(", "),
-            versions.len()
-        ))
-    })?;
-    let place =
-        entry.urls.first().ok_or_else(|| Error::input(looking(), "index.yaml gives no URL for it"))?;
-    if !place.contains("://") {
-        return Ok(format!("{base}/{}", place.trim_start_matches('/')));
-    }
-    if has_user(place) {
-        return Err(Error::input(looking(), "index.yaml gives an address with a user in it"));
-    }
-    if base.starts_with("https:") && !place.starts_with("https:") {
-        return Err(Error::input(looking(), format!("index.yaml leads from HTTPS to {place}")));
-    }
-    Ok(place.clone())
 }
 
 async fn pin_file(spec: &FileSpec, old: &[LockedFile], sources: &Sources<'_>) -> Result<LockedFile> {

@@ -100,6 +100,17 @@ impl Auth {
         Ok(Some(granted.header))
     }
 
+    /// The header with the user and password for a web server, if a login has them.
+    ///
+    /// # Errors
+    /// When logins can't be read.
+    pub async fn password(&self, url: &Url) -> Result<Option<HeaderValue>> {
+        Ok(match self.login(&authority(url)).await?.map(|login| login.auth) {
+            Some(RegistryAuth::Basic(user, password)) => Some(basic(&user, &password)),
+            _ => None,
+        })
+    }
+
     /// What to do about a refusal by `host`.
     pub async fn hint(&self, host: &str) -> String {
         let how = format!("log in with `docker login {host}` or `helm registry login {host}`");
@@ -256,7 +267,8 @@ fn parse_token(body: &[u8], now: Instant) -> Result<Granted, &'static str> {
     Ok(Granted { header, until: Some(now + Duration::from_secs(life * 3 / 4)) })
 }
 
-fn basic(user: &str, password: &str) -> HeaderValue {
+/// The header with a user and password.
+pub(super) fn basic(user: &str, password: &str) -> HeaderValue {
     let header = secret(&format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))));
     header.unwrap_or_else(|| HeaderValue::from_static(""))
 }

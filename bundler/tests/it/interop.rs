@@ -10,6 +10,7 @@ mod lock;
 mod mirrors;
 mod push;
 mod rendering;
+mod repository;
 mod serve;
 mod store;
 mod upstream;

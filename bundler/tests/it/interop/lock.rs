@@ -108,3 +108,31 @@ fn what_upstream_does_not_have_is_named_with_what_to_do() {
     none.says(BUSYBOX).says("linux/s390x").says("linux/amd64, linux/arm64").says("hint: change `platforms`");
     assert!(!std::path::Path::new(&path(&world, "images.lock")).exists());
 }
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn texts_that_stand_nowhere_are_refused() {
+    let world = World::new();
+    world.write("c/Chart.yaml", b"apiVersion: v2\nname: c\nversion: 1.0.0\n");
+    let map =
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {a: 'quay.io/a/tool:1', plain: tool}\n";
+    let secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: b}\ndata: {b: aGlkZGVu}\n";
+    world.write("c/templates/a.yaml", format!("{map}{secret}").as_bytes());
+    world.image("redis", &["linux/amd64"], b"redis");
+    let lock = |entry: &str| {
+        world.spec(&format!(
+            "[[image]]\nref = \"redis:8\"\nfrom = \"oci:redis\"\n[[chart]]\npath = \"c\"\n{entry}\n"
+        ));
+        airlock(&world, &["lock"])
+    };
+    let ignore = |text: &str| format!("ignore = [{{text = {text:?}, reason = \"none\"}}]");
+    let meaning = |text: &str| format!("map = [{{text = {text:?}, ref = \"redis:8\"}}]");
+    lock(&ignore("quay.io/a/tol:1")).exits(1).says("`ignore`").says("did you mean \"quay.io/a/tool:1\"");
+    lock(&meaning("quay.io/b/tool:1")).exits(1).says("`map`").says("did you mean \"quay.io/a/tool:1\"");
+    lock(&meaning("nothing")).exits(1).says("`map` has texts that stand nowhere: \"nothing\"").says("hint:");
+    lock(&ignore("quay.io/a/tool:1")).exits(0);
+    // As `rewrite` finds them: a whole text, also in a Secret.
+    for text in ["quay.io/a/tool:1", "tool", "hidden"] {
+        lock(&meaning(text)).exits(0);
+    }
+}

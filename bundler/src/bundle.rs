@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::archive::{BLOCK, END, Entry, Layout, Placed};
 use crate::error::{Error, Result};
+use crate::file;
 use crate::format::{MANIFEST, MANIFEST_CAP, Manifest, PARTIAL};
 use crate::sign::{self, PublicKey};
 
@@ -49,11 +50,12 @@ impl Bundle {
     /// With `is_lenient`, what follows behind the last good signature counts as nothing.
     fn open_as(path: &Path, options: &OpenOptions, is_lenient: bool) -> Result<Self> {
         let opening = || format!("opening bundle {}", path.display());
-        let file = options.open(path).map_err(|e| Error::input(opening(), e))?;
+        let file = file::open_as(path, options).map_err(|e| {
+            let is_other = e.kind() == std::io::ErrorKind::Other;
+            let error = Error::input(opening(), e);
+            if is_other { error.hint("name the .tar file itself") } else { error }
+        })?;
         let meta = file.metadata().map_err(|e| Error::input(opening(), e))?;
-        if !meta.is_file() {
-            return Err(Error::input(opening(), "it is not a regular file").hint("name the .tar file itself"));
-        }
         let size = manifest_size(&file, path)?;
         let mut manifest_bytes = vec![0; size as usize];
         read_at(&file, path, &mut manifest_bytes, BLOCK)?;

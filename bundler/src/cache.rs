@@ -1,9 +1,11 @@
 //! The content cache: bytes that no registry has, kept by digest, so that what `lock` pinned is there for `build`.
 //!
-//! `blobs/sha256/<hex>` holds content, `converted/sha256/<hex>` names what was made from a source with that digest.
-//! Whoever reads a blob checks its digest: a cache may be damaged, or belong to somebody else. A blob appears under
-//! its name only when it is complete, by a rename; so processes share a cache without locks, and whatever is lost is
-//! made again. What a process that was killed left unfinished is removed when something is stored a day later.
+//! `blobs/sha256/<hex>` holds content, `converted/sha256/<hex>` names what was made from a source with that digest, and
+//! `uploads/<hex>` says where an upload goes on. Only a directory of the user's own is a cache ([`crate::private`]): a
+//! place that others may have prepared is neither believed nor written to. Readers check the digest of a blob all the same,
+//! since a disk may be damaged. A blob appears under its name only when it is complete, by a rename; so processes share a
+//! cache without locks, and anything lost is made again. Unfinished files of killed processes go when something is stored
+//! a day later.
 
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,18 +15,28 @@ use std::time::Duration;
 
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
+use crate::private::{Draft, PrivateDir};
 
 /// Bytes moved at a time.
 const CHUNK: usize = 256 << 10;
 /// How names of unfinished files begin.
 const UNFINISHED: &str = ".partial-";
-/// Nobody writes to an unfinished file any more that was not written to for so long.
+/// An unfinished file that was not written to for so long has no writer any more.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+/// Directories of blobs, in the cache's own.
+const BLOBS: [&str; 2] = ["blobs", "sha256"];
+/// Directories of records of conversions.
+const CONVERSIONS: [&str; 2] = ["converted", "sha256"];
+/// Directory of records of unfinished uploads.
+const UPLOADS: [&str; 1] = ["uploads"];
+/// Longest record of a conversion, in bytes: a digest.
+const RECORD: u64 = 128;
 
 /// A directory of content by digest.
 #[derive(Clone, Debug)]
 pub struct ContentCache {
-    root: PathBuf,
+    /// None where the user has no place for it: then nothing is found, and nothing can be stored.
+    root: Option<PathBuf>,
     /// Nobody waits for what is being written any more.
     stopped: Arc<AtomicBool>,
 }
@@ -39,37 +51,38 @@ impl Drop for Stop {
 }
 
 impl ContentCache {
-    /// The user's cache: `$XDG_CACHE_HOME/airlock`, else `$HOME/.cache/airlock`, else `./.airlock-cache`.
+    /// The user's cache: `$XDG_CACHE_HOME/airlock`, else `$HOME/.cache/airlock`. Without either there is none: the current
+    /// directory may be a checkout of somebody else's, records of uploads included.
     #[must_use]
     pub fn of_user() -> Self {
         let variable = |name| std::env::var_os(name).map(PathBuf::from);
-        Self::at(default_root(variable("XDG_CACHE_HOME"), variable("HOME")))
+        Self { root: default_root(variable("XDG_CACHE_HOME"), variable("HOME")), stopped: Arc::default() }
     }
 
     /// The cache in directory `root`, which is made when something is first stored.
     #[must_use]
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), stopped: Arc::default() }
+        Self { root: Some(root.into()), stopped: Arc::default() }
     }
 
     /// A handle for a thread, which can't be stopped from outside: once the other half is dropped, its writers fail.
     pub(crate) fn stoppable(&self) -> (Self, Stop) {
-        let handle = Self::at(&self.root);
+        let handle = Self { root: self.root.clone(), stopped: Arc::default() };
         let stop = Stop(Arc::clone(&handle.stopped));
         (handle, stop)
     }
 
-    /// Its directory: `blobs/sha256/<hex>` below it, as in an OCI image layout.
+    /// Its directory, if the user has a place for one.
     #[must_use]
-    pub fn root(&self) -> &Path {
-        &self.root
+    pub fn root(&self) -> Option<&Path> {
+        self.root.as_deref()
     }
 
-    /// Where the content with this digest is, if it is there.
+    /// Path of the content with this digest, if the cache has it.
     #[must_use]
     pub fn path(&self, digest: &Digest) -> Option<PathBuf> {
-        let path = self.blobs().join(digest.hex());
-        path.is_file().then_some(path)
+        let (blobs, name) = (self.find(&BLOBS)?, digest.hex());
+        blobs.has(&name).then(|| blobs.path(&name))
     }
 
     /// Stores `bytes`.
@@ -87,7 +100,7 @@ impl ContentCache {
     /// # Errors
     /// When the directory can't be written to.
     pub fn writer(&self) -> Result<CacheWriter<'_>> {
-        let file = self.temporary(&self.blobs())?;
+        let file = self.draft(&BLOBS)?;
         Ok(CacheWriter { cache: self, file, hasher: Hasher::default() })
     }
 
@@ -95,7 +108,10 @@ impl ContentCache {
     #[must_use]
     pub fn converted(&self, source: &Digest) -> Option<Digest> {
         // A damaged record is no record: the source is converted again.
-        std::fs::read_to_string(self.conversions().join(source.hex())).ok()?.parse().ok()
+        let mut text = String::new();
+        let record = self.find(&CONVERSIONS)?.read(&source.hex()).ok()?;
+        record.take(RECORD).read_to_string(&mut text).ok()?;
+        text.parse().ok()
     }
 
     /// Records that `made` was made from the source with digest `source`.
@@ -103,31 +119,44 @@ impl ContentCache {
     /// # Errors
     /// As [`Self::put`].
     pub fn record_conversion(&self, source: &Digest, made: &Digest) -> Result<()> {
-        let directory = self.conversions();
-        let mut file = self.temporary(&directory)?;
-        file.write_all(made.to_string().as_bytes()).map_err(|e| self.error(e))?;
-        file.persist(directory.join(source.hex())).map_err(|e| self.error(e.error))?;
-        Ok(())
+        let mut record = self.draft(&CONVERSIONS)?;
+        record.write_all(made.to_string().as_bytes()).map_err(|e| self.error(e))?;
+        record.keep(&source.hex()).map_err(|e| self.error(e))
     }
 
-    /// Where unfinished uploads are written down.
-    #[must_use]
-    pub fn uploads(&self) -> PathBuf {
-        self.root.join("uploads")
+    /// The directory with records of unfinished uploads; made if it is missing. None where there is no safe place for it.
+    pub(crate) fn uploads(&self) -> Option<PrivateDir> {
+        self.directory(&UPLOADS)
+            .inspect_err(|error| tracing::debug!(%error, "unfinished uploads are not recorded"))
+            .ok()
     }
 
-    fn blobs(&self) -> PathBuf {
-        self.root.join("blobs/sha256")
+    /// A directory of the cache, if it is there and safe.
+    fn find(&self, below: &[&str]) -> Option<PrivateDir> {
+        PrivateDir::find(self.root.as_deref()?, below)
+            .inspect_err(|error| {
+                if error.kind() != ErrorKind::NotFound {
+                    tracing::debug!(%error, "the content cache is not used");
+                }
+            })
+            .ok()
     }
 
-    fn conversions(&self) -> PathBuf {
-        self.root.join("converted/sha256")
+    /// A directory of the cache, made if it is missing.
+    fn directory(&self, below: &[&str]) -> Result<PrivateDir> {
+        let Some(root) = &self.root else {
+            let why = "there is no place for it: neither XDG_CACHE_HOME nor HOME is set to an absolute path";
+            return Err(Error::input("storing content in the cache", why).hint(
+                "set XDG_CACHE_HOME to a directory of your own; `lock` and `build` need the same one",
+            ));
+        };
+        PrivateDir::make(root, below).map_err(|e| self.error(e))
     }
 
-    fn temporary(&self, directory: &Path) -> Result<tempfile::NamedTempFile> {
-        std::fs::create_dir_all(directory).map_err(|e| self.error(e))?;
-        remove_older(directory, UNFINISHED, ABANDONED);
-        tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory).map_err(|e| self.error(e))
+    fn draft(&self, below: &[&str]) -> Result<Draft> {
+        let directory = self.directory(below)?;
+        directory.remove_older(|name| name.starts_with(UNFINISHED), ABANDONED);
+        directory.draft(UNFINISHED).map_err(|e| self.error(e))
     }
 
     fn error(&self, error: std::io::Error) -> Error {
@@ -135,37 +164,27 @@ impl ContentCache {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                 "free some space there, or set XDG_CACHE_HOME to a directory that has some"
             }
-            _ => "set XDG_CACHE_HOME to a directory that can be written to",
+            _ => {
+                "set XDG_CACHE_HOME to a directory of your own that nobody else can write to; a cache that only its \
+                 permissions keep from use is given back by `chmod -R go-w`"
+            }
         };
-        Error::input(format!("storing content in cache {}", self.root.display()), error).hint(hint)
+        let root = self.root.as_deref().unwrap_or(Path::new(""));
+        Error::input(format!("storing content in cache {}", root.display()), error).hint(hint)
     }
 }
 
-/// Removes files that are older, by their name's beginning; what can't be removed does no harm.
-pub(crate) fn remove_older(directory: &Path, prefix: &str, than: Duration) {
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
-        let is_one = entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes());
-        if is_one && age().is_some_and(|age| age > than) {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
-}
-
-fn default_root(xdg: Option<PathBuf>, home: Option<PathBuf>) -> PathBuf {
+fn default_root(xdg: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
     // The XDG base directory specification: a relative path is to be ignored. An empty one is relative.
     let absolute = |path: &PathBuf| path.is_absolute();
-    match (xdg.filter(absolute), home.filter(absolute)) {
-        (Some(cache), _) => cache.join("airlock"),
-        (None, Some(home)) => home.join(".cache/airlock"),
-        (None, None) => ".airlock-cache".into(),
-    }
+    let xdg = xdg.filter(absolute).map(|cache| cache.join("airlock"));
+    xdg.or_else(|| home.filter(absolute).map(|home| home.join(".cache/airlock")))
 }
 
 /// Content on its way into the cache, hashed while it is written; gone if dropped.
 pub struct CacheWriter<'a> {
     cache: &'a ContentCache,
-    file: tempfile::NamedTempFile,
+    file: Draft,
     hasher: Hasher,
 }
 
@@ -202,14 +221,16 @@ impl<'a> CacheWriter<'a> {
     #[must_use]
     pub fn finish(self) -> Finished<'a> {
         let size = self.hasher.length();
-        Finished { cache: self.cache, file: self.file.into_temp_path(), digest: self.hasher.finish(), size }
+        // Closed: an archive may have more files than this process may have open.
+        let name = self.file.close();
+        Finished { cache: self.cache, name, digest: self.hasher.finish(), size }
     }
 }
 
 /// Content that is complete, and in the cache once it is kept; gone if dropped.
 pub struct Finished<'a> {
     cache: &'a ContentCache,
-    file: tempfile::TempPath,
+    name: String,
     digest: Digest,
     size: u64,
 }
@@ -227,10 +248,10 @@ impl Finished<'_> {
         self.size
     }
 
-    /// Where it is, until it is kept.
+    /// Its path, until it is kept.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.file
+    pub fn path(&self) -> PathBuf {
+        self.cache.find(&BLOBS).map_or_else(PathBuf::new, |blobs| blobs.path(&self.name))
     }
 
     /// Puts it into the cache. What was there under its digest is replaced: it may have been damaged.
@@ -238,9 +259,18 @@ impl Finished<'_> {
     /// # Errors
     /// When the directory can't be written to.
     pub fn keep(self) -> Result<Digest> {
-        let name = self.cache.blobs().join(self.digest.hex());
-        self.file.persist(name).map_err(|e| self.cache.error(e.error))?;
+        let blobs = self.cache.directory(&BLOBS)?;
+        blobs.rename(&self.name, &self.digest.hex()).map_err(|e| self.cache.error(e))?;
         Ok(self.digest)
+    }
+}
+
+/// Removes the unfinished name; after a rename there is none.
+impl Drop for Finished<'_> {
+    fn drop(&mut self) {
+        if let Some(blobs) = self.cache.find(&BLOBS) {
+            let _ = blobs.remove(&self.name);
+        }
     }
 }
 
@@ -256,8 +286,12 @@ mod tests {
         (directory, cache)
     }
 
+    fn directory(cache: &ContentCache, below: &[&str]) -> PathBuf {
+        below.iter().fold(cache.root.clone().expect("a root"), |path, name| path.join(name))
+    }
+
     fn names(cache: &ContentCache) -> Vec<String> {
-        let entries = std::fs::read_dir(cache.blobs()).expect("the blobs");
+        let entries = std::fs::read_dir(directory(cache, &BLOBS)).expect("the blobs");
         entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
     }
 
@@ -292,7 +326,7 @@ mod tests {
         let (_directory, cache) = cache();
         let finished = cache.put(b"content").expect("stored");
         let leave = |name: &str, hours: u64| {
-            let file = std::fs::File::create(cache.blobs().join(name)).expect("a file");
+            let file = std::fs::File::create(directory(&cache, &BLOBS).join(name)).expect("a file");
             file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600)).expect("a time");
         };
         leave(".partial-old", 25);
@@ -313,7 +347,7 @@ mod tests {
         assert_eq!(cache.converted(&source), None);
         cache.record_conversion(&source, &made).expect("recorded");
         assert_eq!(cache.converted(&source), Some(made));
-        std::fs::write(cache.conversions().join(source.hex()), "sha256:").expect("written");
+        std::fs::write(directory(&cache, &CONVERSIONS).join(source.hex()), "sha256:").expect("written");
         assert_eq!(cache.converted(&source), None);
     }
 
@@ -345,9 +379,40 @@ mod tests {
     #[test]
     fn the_users_cache_is_where_xdg_says() {
         let root = |xdg: &str, home: &str| default_root(Some(xdg.into()), Some(home.into()));
-        assert_eq!(root("/c", "/h"), Path::new("/c/airlock"));
-        assert_eq!(root("", "/h"), Path::new("/h/.cache/airlock"));
-        assert_eq!(root("relative", "/h"), Path::new("/h/.cache/airlock"));
-        assert_eq!(default_root(None, None), Path::new(".airlock-cache"));
+        assert_eq!(root("/c", "/h"), Some("/c/airlock".into()));
+        assert_eq!(root("", "/h"), Some("/h/.cache/airlock".into()));
+        assert_eq!(root("relative", "/h"), Some("/h/.cache/airlock".into()));
+        assert_eq!(root("", "relative"), None);
+        assert_eq!(default_root(None, None), None);
+    }
+
+    #[test]
+    fn without_a_home_nothing_is_found_or_stored() {
+        let cache = ContentCache { root: None, stopped: Arc::default() };
+        assert!(cache.path(&Digest::of(b"x")).is_none() && cache.uploads().is_none());
+        let error = cache.put(b"x").expect_err("no place");
+        assert!(error.hint_text().is_some_and(|h| h.contains("XDG_CACHE_HOME")), "{error:?}");
+    }
+
+    #[test]
+    fn links_in_the_cache_lead_nowhere() {
+        let (outside, cache) = cache();
+        let digest = cache.put(b"content").expect("stored");
+        let path = cache.path(&digest).expect("there");
+        let target = outside.path().join("target");
+        std::fs::write(&target, "precious").expect("written");
+        std::fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink(&target, &path).expect("a link");
+        assert_eq!(cache.path(&digest), None);
+        cache.put(b"content").expect("stored again");
+        assert_eq!(std::fs::read(&target).expect("read"), b"precious");
+        assert_eq!(std::fs::read(&path).expect("read"), b"content");
+        // The directory itself.
+        let blobs = directory(&cache, &BLOBS);
+        std::fs::rename(&blobs, outside.path().join("elsewhere")).expect("moved");
+        std::os::unix::fs::symlink(outside.path().join("elsewhere"), &blobs).expect("a link");
+        assert_eq!(cache.path(&digest), None);
+        let error = cache.put(b"more").expect_err("a link");
+        assert!(error.to_string().contains("blobs/sha256 is a link"), "{error}");
     }
 }

@@ -66,6 +66,8 @@ pub(crate) enum ChartError {
     Path(String, &'static str),
     #[error("{0} is neither a file nor a directory")]
     Irregular(String),
+    #[error("link {0} leads out of the chart, to {1}")]
+    Outside(String, String),
     #[error("link {0} leads to a directory that it is in")]
     Loop(String),
     #[error("file {0} is larger than {1} bytes, the most that helm loads")]
@@ -192,6 +194,9 @@ pub fn tag(version: &str) -> String {
 fn refusal(action: &str, path: &Path, error: ChartError) -> Error {
     let hint = match &error {
         ChartError::MissingDependencies(_) => Some(format!("run: helm dependency build {}", path.display())),
+        ChartError::Outside(link, _) => Some(format!(
+            "copy what it leads to into the chart in the place of {link}; or leave it out by .helmignore"
+        )),
         ChartError::NoMetadata => Some("name the directory that Chart.yaml is in".into()),
         _ => None,
     };
@@ -320,14 +325,55 @@ mod tests {
 
     #[test]
     fn links_are_followed_and_loops_are_not() {
-        let other = directory(&[("shared.yaml", "shared")]);
-        let chart = directory(&[("Chart.yaml", METADATA)]);
-        std::os::unix::fs::symlink(other.path(), chart.path().join("files")).expect("a link");
+        use std::os::unix::fs::symlink;
+        let chart = directory(&[("Chart.yaml", METADATA), ("shared/a.yaml", "shared")]);
+        symlink("shared", chart.path().join("files")).expect("a link");
+        symlink("files/a.yaml", chart.path().join("a.yaml")).expect("a link");
         let packed = Chart::from_dir(chart.path()).expect("a chart");
-        assert_eq!(names(&packed), ["hello/Chart.yaml", "hello/files/shared.yaml"]);
-        std::os::unix::fs::symlink(chart.path(), other.path().join("back")).expect("a link");
+        let expected = ["hello/Chart.yaml", "hello/a.yaml", "hello/files/a.yaml", "hello/shared/a.yaml"];
+        assert_eq!(names(&packed), expected);
+        symlink("..", chart.path().join("shared/back")).expect("a link");
         let error = Chart::from_dir(chart.path()).expect_err("a loop").to_string();
-        assert!(error.contains("link files/back leads to a directory that it is in"), "{error}");
+        assert!(error.contains("/back leads to a directory that it is in"), "{error}");
+    }
+
+    #[test]
+    fn links_out_of_the_chart_are_refused() {
+        use std::os::unix::fs::symlink;
+        let above = tempfile::tempdir().expect("a directory");
+        let outside = above.path().join("chart-secrets");
+        std::fs::create_dir(&outside).expect("made");
+        std::fs::write(outside.join("key"), "secret").expect("written");
+        let key = outside.join("key");
+        let chart = |links: &[(&str, &Path)]| {
+            let path = above.path().join("chart");
+            let _ = std::fs::remove_dir_all(&path);
+            std::fs::create_dir_all(path.join("templates")).expect("made");
+            std::fs::write(path.join("Chart.yaml"), METADATA).expect("written");
+            std::fs::write(path.join(".helmignore"), "ignored\n").expect("written");
+            for (name, target) in links {
+                symlink(target, path.join(name)).expect("a link");
+            }
+            // The chart's directory itself may be reached by a link.
+            let link = above.path().join("link");
+            let _ = std::fs::remove_file(&link);
+            symlink("chart", &link).expect("a link");
+            Chart::from_dir(&link)
+        };
+        chart(&[("ignored", &key)]).expect("not in the chart");
+        let cases: [(&[(&str, &Path)], &str); 6] = [
+            (&[("a.txt", &key)], "link a.txt leads out"),
+            (&[("a.txt", Path::new("../chart-secrets/key"))], "link a.txt leads out"),
+            (&[("templates/a.txt", Path::new("../../chart-secrets/key"))], "link templates/a.txt leads out"),
+            (&[("files", &outside)], "link files leads out"),
+            (&[("files", Path::new(".."))], "link files leads out"),
+            (&[("z", &key), ("a", Path::new("b")), ("b", Path::new("z"))], "leads out of the chart, to "),
+        ];
+        for (links, says) in cases {
+            let error = chart(links).expect_err(says);
+            assert!(error.to_string().contains(says), "{says}: {error}");
+            assert!(error.hint_text().is_some_and(|hint| hint.contains("copy")), "{error:?}");
+        }
     }
 
     #[test]

@@ -183,7 +183,7 @@ impl Network {
             certificate: self.cert_file.clone().zip(self.key_file.clone()),
             plain_http: self.plain_http.clone(),
             mirrors: self.mirrors.iter().map(mirror).collect::<Result<_>>()?,
-            uploads: Some(ContentCache::of_user().uploads()),
+            uploads: Some(ContentCache::of_user()),
             limit_rate: self.limit_rate,
             transfers: std::num::NonZeroUsize::new(self.concurrency),
         })
@@ -264,8 +264,8 @@ struct Signed {
     /// where nothing here says whose signature counts, before AIRLOCK_KEY.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["keys", "insecure_skip_verify", "require_signatures"])]
     trust: Option<PathBuf>,
-    /// A signature over airlock.json that lies beside the bundle (DER or Base64, as `cosign sign-blob` and `airlock sign --output`
-    /// write it): it counts as if it were in the bundle; several are possible.
+    /// A signature over airlock.json that lies beside the bundle (DER, Base64 or a sigstore bundle, as `cosign sign-blob` and
+    /// `airlock sign --output` write it): it counts as if it were in the bundle; several are possible.
     #[arg(long = "signature", value_name = "FILE", conflicts_with = "insecure_skip_verify")]
     signatures: Vec<PathBuf>,
 }

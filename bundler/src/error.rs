@@ -89,6 +89,23 @@ impl Error {
         Self::input(action, error).hint(hint)
     }
 
+    /// A file of the user's that could not be read, with what the system's reason asks for.
+    pub fn unreadable(action: impl Into<String>, error: io::Error) -> Self {
+        let hint = match error.kind() {
+            ErrorKind::NotFound => Some("check the path: it starts from the current directory"),
+            ErrorKind::PermissionDenied => {
+                Some("run this as the file's owner, or let this user read the file and enter its directories")
+            }
+            ErrorKind::Other => Some("name the file itself"),
+            _ => None,
+        };
+        let error = Self::input(action, error);
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+
     /// The same failure, seen from a step above: `action` goes in front. Kind and hint stay.
     #[must_use]
     pub fn within(mut self, action: impl fmt::Display) -> Self {

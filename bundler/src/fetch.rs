@@ -1,6 +1,6 @@
 //! Opening what a spec or a lock names: an image's source, a chart, a values file. Shared by `lock` and `plan`.
 
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use futures_util::TryStreamExt as _;
 
@@ -16,8 +16,6 @@ use crate::reference::Reference;
 use crate::resolve::ImageSource;
 use crate::source::{Transport, TransportError};
 
-/// Largest values file that is read, in bytes.
-const VALUES_CAP: u64 = 4 << 20;
 /// Largest file that is fetched, in bytes.
 const FILE_CAP: u64 = 64 << 30;
 
@@ -69,7 +67,7 @@ pub async fn chart(from: &str, sources: &Sources<'_>) -> Result<Chart> {
     if from.contains("://") {
         return web_chart(from, None, sources).await;
     }
-    let path = sources.base.join(from);
+    let path = local(sources.base, from)?;
     if path.is_dir() { Chart::from_dir(&path) } else { Chart::from_file(&path) }
 }
 
@@ -100,6 +98,33 @@ fn cached_chart(from: &str, digest: &Digest, sources: &Sources<'_>) -> Option<Ch
 pub(crate) async fn web_chart(url: &str, repository: Option<&str>, sources: &Sources<'_>) -> Result<Chart> {
     let packed = chart_repository::packed(url, repository, sources).await?;
     Chart::from_bytes(url, packed.into())
+}
+
+/// The path of a chart or a values file that `bundle.toml` names. A link below its directory that leads out of it is refused:
+/// in a checkout of somebody else's it would carry any file of this machine into the bundle, which only a path that is written
+/// in `bundle.toml` may.
+///
+/// # Errors
+/// When the path is such a link.
+pub fn local(base: &Path, named: &str) -> Result<PathBuf> {
+    let path = base.join(named);
+    let leads_out = |part: Component<'_>| matches!(part, Component::ParentDir | Component::RootDir);
+    if Path::new(named).components().any(leads_out) {
+        return Ok(path);
+    }
+    let above = if base.as_os_str().is_empty() { Path::new(".") } else { base };
+    // Where one is missing, reading it says so.
+    if let (Ok(above), Ok(real)) = (above.canonicalize(), path.canonicalize())
+        && !real.starts_with(&above)
+    {
+        let (real, above) = (real.display(), above.display());
+        return Err(Error::input(
+            format!("reading {}", path.display()),
+            format!("it is a link to {real}, out of {above}"),
+        )
+        .hint(format!("name {real} itself in bundle.toml, if it is to be in the bundle")));
+    }
+    Ok(path)
 }
 
 /// A chart in a registry keeps the manifest and config that it has there.
@@ -189,10 +214,34 @@ async fn hash_file(path: &Path) -> Result<(u64, Digest)> {
     Ok((hasher.length(), hasher.finish()))
 }
 
-/// A values file.
-///
-/// # Errors
-/// When it can't be read.
-pub fn values(path: &Path) -> Result<Vec<u8>> {
-    file::read(path, VALUES_CAP).map_err(|e| Error::input(format!("reading {}", path.display()), e))
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_out_of_the_directory_are_refused() {
+        let above = tempfile::tempdir().expect("a directory");
+        let base = above.path().join("base");
+        std::fs::create_dir(&base).expect("made");
+        for file in [above.path().join("secret"), base.join("plain")] {
+            std::fs::write(file, "x").expect("written");
+        }
+        symlink("../secret", base.join("out")).expect("a link");
+        symlink("..", base.join("up")).expect("a link");
+        symlink("plain", base.join("in")).expect("a link");
+        symlink(&base, above.path().join("link")).expect("a link");
+        for base in [base.clone(), above.path().join("link")] {
+            for named in ["out", "up/secret", "./out"] {
+                let error = local(&base, named).expect_err(named);
+                assert!(error.to_string().contains("secret, out of"), "{error}");
+                assert!(error.hint_text().is_some_and(|hint| hint.contains("bundle.toml")), "{error:?}");
+            }
+            let absolute = above.path().join("secret").display().to_string();
+            for named in ["plain", "in", "../secret", "missing", &absolute] {
+                assert_eq!(local(&base, named).expect(named), base.join(named));
+            }
+        }
+    }
 }

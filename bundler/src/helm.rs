@@ -137,7 +137,7 @@ impl Helm {
     pub fn find(explicit: Option<&Path>) -> Result<Self> {
         let program = explicit.map_or_else(|| PathBuf::from("helm"), Into::into);
         let running = || format!("running {}", program.display());
-        let output = std::process::Command::new(&program)
+        let output = crate::child::command(&program)
             .args(["version", "--template", "{{.Version}}"])
             .stdin(Stdio::null())
             .output()
@@ -354,7 +354,7 @@ impl Helm {
 
     /// A helm with nothing but what it is told here, and the kubeconfig.
     fn bare(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = Command::from(crate::child::command(&self.program));
         command.args(arguments).kill_on_drop(true).stdin(Stdio::null());
         for variable in FOREIGN {
             command.env_remove(variable);
@@ -369,6 +369,8 @@ impl Helm {
             command.args(["--namespace", namespace]);
         }
         for file in release.values {
+            // helm would read a device to its end, and fetch an address.
+            crate::file::values(file)?;
             command.arg("--values").arg(file);
         }
         for value in release.set {

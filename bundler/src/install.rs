@@ -190,7 +190,10 @@ impl<'a> Install<'a> {
         target: Target,
         helm: Option<&Path>,
     ) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("airlock-").tempdir().map_err(|e| {
+        // Values may be secret, and helm is run out of it.
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        let mut builder = tempfile::Builder::new();
+        let directory = builder.prefix("airlock-").permissions(private).tempdir().map_err(|e| {
             Error::input("making a temporary directory", e)
                 .hint("point TMPDIR to a directory that is writable")
         })?;

@@ -108,7 +108,7 @@ pub(crate) fn file_chunks(path: PathBuf, offset: u64, size: u64) -> impl Stream<
         }
         let file = match state.file.take() {
             Some(file) => file,
-            None => File::open(&state.path).map_err(failed)?,
+            None => crate::file::open(&state.path).map_err(failed)?,
         };
         let mut chunk = vec![0; (CHUNK as u64).min(state.end - state.at) as usize];
         let read = file.read_at(&mut chunk, state.at).map_err(failed)?;

@@ -219,7 +219,7 @@ async fn plan_chart(
     }
     let mut values = Vec::new();
     for file in &locked.values {
-        let bytes = fetch::values(&sources.base.join(&file.path))?;
+        let bytes = file::values(&fetch::local(sources.base, &file.path)?)?;
         let found = content.bytes(bytes);
         if found != file.digest {
             return Err(stale(&format!("values file {}", file.path), file.digest, found));

@@ -219,7 +219,7 @@ impl Push<'_> {
         if let Some((first, others)) = repositories.split_first() {
             let repository = self.client.repository(self.registry, first);
             if repository.has_blob(&blob.digest).await? {
-                repository.forget_upload(&blob.digest);
+                repository.forget_upload(&blob.digest).await;
                 self.progress.resume(blob.size);
             } else {
                 self.send(&repository, blob, Some(Arc::clone(&self.progress))).await?;
@@ -228,7 +228,7 @@ impl Push<'_> {
                 let repository = self.client.repository(self.registry, other);
                 async move {
                     match repository.mount(&blob.digest, first).await? {
-                        true => repository.forget_upload(&blob.digest),
+                        true => repository.forget_upload(&blob.digest).await,
                         false => self.send(&repository, blob, None).await?,
                     }
                     Ok(())

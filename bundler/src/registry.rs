@@ -6,6 +6,7 @@ mod failure;
 mod http;
 pub(crate) mod names;
 mod pace;
+pub(crate) mod proxies;
 mod referrers;
 mod repository;
 mod session;
@@ -25,6 +26,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap};
 use reqwest::{Method, Response, StatusCode, Url};
 use tokio::sync::OnceCell;
 
+use crate::cache::ContentCache;
 use crate::error::{Error, Result};
 use auth::Auth;
 use failure::{Cause, Failure};
@@ -57,8 +59,8 @@ pub struct Options {
     pub plain_http: Vec<String>,
     /// `(HOST, REGISTRY[/PREFIX])`: what is said to be at HOST is asked for at REGISTRY, below PREFIX.
     pub mirrors: Vec<(String, String)>,
-    /// Directory where unfinished uploads are written down, so that a later run goes on with them; none: they are not.
-    pub uploads: Option<PathBuf>,
+    /// Cache that records unfinished uploads, so that a later run goes on with them; none: they are not recorded.
+    pub uploads: Option<ContentCache>,
     /// Bytes a second at most, all transfers together, up and down; none: as fast as it goes.
     pub limit_rate: Option<u64>,
     /// Blobs that are moved at a time; none: [`TRANSFERS`].

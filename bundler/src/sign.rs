@@ -3,10 +3,12 @@
 //! Threat model: the signature entry comes from whoever made the file. It counts only if it is, byte for byte, the
 //! canonical encoding of what it says; so there is no second form of a signature, and no bit in it that isn't checked.
 
+mod detached;
 mod entry;
 pub mod image;
 mod key;
 pub mod password;
+mod pem;
 mod signer;
 
 /// What is behind the name of a file in the name of the one with its signatures.

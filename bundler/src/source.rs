@@ -62,8 +62,10 @@ pub struct LocalImage {
 
 #[derive(Clone, Debug)]
 enum Blobs {
-    /// A directory with `blobs/sha256/<hex>`: a layout, or the content cache.
+    /// A layout: a directory with `blobs/sha256/<hex>`.
     Directory(PathBuf),
+    /// The content cache.
+    Cache(ContentCache),
     /// A tar file, and where in it each blob is: offset and size.
     Archive(PathBuf, HashMap<Digest, (u64, u64)>),
 }
@@ -72,7 +74,7 @@ impl LocalImage {
     /// What was put into `cache` before: an image that was converted, or a chart. None when any of it is lost.
     #[must_use]
     pub fn from_cache(cache: &ContentCache, manifest: &Digest) -> Option<Self> {
-        let blobs = Blobs::Directory(cache.root().into());
+        let blobs = Blobs::Cache(cache.clone());
         let size = blobs.locate(manifest)?.size;
         let image = Self { root: Descriptor::new(image::OCI_MANIFEST, *manifest, size), blobs };
         let Ok(Parsed::Manifest(parsed)) = image::parse("", &image.manifest(manifest).ok()?) else {
@@ -88,7 +90,8 @@ impl LocalImage {
     /// When it is not there, is larger than 4 MiB, or has another digest.
     pub fn manifest(&self, digest: &Digest) -> Result<Vec<u8>> {
         let at = match &self.blobs {
-            Blobs::Directory(path) | Blobs::Archive(path, _) => path.display(),
+            Blobs::Directory(path) | Blobs::Archive(path, _) => path.display().to_string(),
+            Blobs::Cache(_) => "the content cache".into(),
         };
         let action = format!("reading {digest} from {at}");
         let located =
@@ -115,6 +118,11 @@ impl Blobs {
                 // Not of what a link leads to: links are not followed.
                 let metadata = fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file)?;
                 Some(Located { path, offset: 0, size: metadata.len() })
+            }
+            Self::Cache(cache) => {
+                let path = cache.path(digest)?;
+                let size = path.metadata().ok()?.len();
+                Some(Located { path, offset: 0, size })
             }
             Self::Archive(path, spans) => {
                 let (offset, size) = *spans.get(digest)?;

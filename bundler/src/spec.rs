@@ -63,14 +63,14 @@ impl SignedSpec {
     }
 }
 
-/// Whether `text` is what `pattern` says, with `*` for any text.
+/// Tells whether `text` fits `pattern`, where `*` stands for any text. Each part between two stars is taken at its first
+/// place, which leaves the most for the parts behind it.
 pub(crate) fn fits(pattern: &str, text: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == text,
-        Some((start, rest)) => text
-            .strip_prefix(start)
-            .is_some_and(|text| text.char_indices().any(|(at, _)| fits(rest, &text[at..])) || fits(rest, "")),
-    }
+    let mut parts = pattern.split('*');
+    let Some(rest) = parts.next().and_then(|start| text.strip_prefix(start)) else { return false };
+    let Some(end) = parts.next_back() else { return rest.is_empty() };
+    let Some(between) = rest.strip_suffix(end) else { return false };
+    parts.try_fold(between, |rest, part| rest.split_once(part).map(|(_, rest)| rest)).is_some()
 }
 
 /// Which platforms of an image are carried; `["all"]`, or a list of platforms.
@@ -514,10 +514,22 @@ mod tests {
             ("acme/*", false),
             ("quay.io/acme/app:1", false),
             ("quay.io/acme/app*x", false),
+            ("quay.io/acme/a*pp", true),
+            ("quay.io/acme/app*app", false),
+            ("*acme*app*", true),
+            ("*a*a*a*a*", false),
+            ("*app*acme*", false),
             ("", false),
         ] {
             assert_eq!(rule(pattern).is_about(&image), is_about, "{pattern}");
         }
+    }
+
+    #[test]
+    fn patterns_of_many_stars_are_quick() {
+        let text = format!("{}b", "a".repeat(200));
+        assert!(!fits(&format!("{}c", "*a".repeat(100)), &text));
+        assert!(fits(&format!("{}*b", "*a".repeat(100)), &text));
     }
 
     #[test]

@@ -125,7 +125,8 @@ fn is_in_subchart(path: &str) -> bool {
     path.starts_with("charts/") && !path.ends_with(".prov")
 }
 
-/// Reads a chart's directory: what `.helmignore` names is left out, links are followed.
+/// Reads a chart's directory. What `.helmignore` names is left out. Links are followed as helm follows them, but not out of
+/// the directory: a chart from elsewhere must not carry files of this machine into a bundle.
 pub(super) fn read(root: &Path) -> Result<Files, ChartError> {
     let ignore = match crate::file::open(&root.join(".helmignore")) {
         Ok(file) => Budget::default().read(".helmignore", file)?,
@@ -133,12 +134,16 @@ pub(super) fn read(root: &Path) -> Result<Files, ChartError> {
         Err(error) => return Err(ChartError::Read(".helmignore".into(), error)),
     };
     let rules = std::str::from_utf8(&ignore).map_err(|_| ChartError::NotText(".helmignore".into()))?;
-    let mut walk = Walk { rules: Rules::parse(rules)?, budget: Budget::default(), files: Files::new() };
+    let real = fs::canonicalize(root).map_err(|e| ChartError::Read("it".into(), e))?;
+    let rules = Rules::parse(rules)?;
+    let mut walk = Walk { root: real, rules, budget: Budget::default(), files: Files::new() };
     walk.directory(root, "", &mut Vec::new())?;
     Ok(walk.files)
 }
 
 struct Walk {
+    /// Real path of the chart's directory.
+    root: PathBuf,
     rules: Rules,
     budget: Budget,
     files: Files,
@@ -174,6 +179,12 @@ impl Walk {
         if self.rules.ignore(&path, kind.is_dir()) {
             return Ok(());
         }
+        if fs::symlink_metadata(at).map_err(failed)?.is_symlink() {
+            let target = fs::canonicalize(at).map_err(failed)?;
+            if !target.starts_with(&self.root) {
+                return Err(ChartError::Outside(path, target.display().to_string()));
+            }
+        }
         if kind.is_dir() {
             return self.directory(at, &path, above);
         }
@@ -183,7 +194,7 @@ impl Walk {
         if path.contains('\\') {
             return Err(ChartError::Path(path, "helm takes a backslash for a directory"));
         }
-        let bytes = self.budget.read(&path, fs::File::open(at).map_err(failed)?)?;
+        let bytes = self.budget.read(&path, crate::file::open(at).map_err(failed)?)?;
         self.files.insert(path, bytes);
         Ok(())
     }

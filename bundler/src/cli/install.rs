@@ -330,7 +330,8 @@ pub fn post_render(args: &PostRenderArgs) -> Result<()> {
 
 fn render(args: &PostRenderArgs) -> Result<()> {
     let reading = || format!("reading {}", args.job.display());
-    let job = std::fs::read(&args.job).map_err(|e| Error::input(reading(), e))?;
+    let job =
+        bundler::file::read(&args.job, bundler::file::TEXT_CAP).map_err(|e| Error::input(reading(), e))?;
     let job: RenderJob = serde_json::from_slice(&job).map_err(|e| Error::input(reading(), e))?;
     let mut manifests = String::new();
     let read = std::io::stdin().take(MANIFESTS_CAP).read_to_string(&mut manifests);

@@ -56,8 +56,25 @@ pub fn public(paths: &[PathBuf]) -> Result<Vec<PublicKey>> {
 
 pub fn read_private(path: &Path, password_file: Option<&Path>) -> Result<SigningKey> {
     let reading = || format!("reading private key {}", path.display());
-    let file = file::read(path, file::TEXT_CAP)
-        .map_err(|e| Error::input(reading(), e).hint("make a key pair with `airlock keys generate`"))?;
-    SigningKey::from_pem(&String::from_utf8_lossy(&file), || password::for_existing_key(password_file))
-        .map_err(|e| e.within(reading()))
+    let file = file::read(path, file::TEXT_CAP).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            Error::input(reading(), e).hint("check the path, or make a key pair with `airlock keys generate`")
+        }
+        _ => Error::unreadable(reading(), e),
+    })?;
+    let mut is_open = false;
+    let password = || {
+        let password = password::for_existing_key(password_file)?;
+        is_open = password.is_empty();
+        Ok(password)
+    };
+    let key =
+        SigningKey::from_pem(&String::from_utf8_lossy(&file), password).map_err(|e| e.within(reading()))?;
+    if is_open {
+        tracing::warn!(
+            "private key {} has an empty password: its file is enough to sign with it",
+            path.display()
+        );
+    }
+    Ok(key)
 }

@@ -18,7 +18,7 @@ pub struct Signing {
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
     /// Have a command sign, so that an HSM, a KMS or another tool keeps the key. It is run by `sh -c`, gets what is to be signed (a bundle's airlock.json, or the policy) on stdin, and
-    /// writes an ECDSA P-256 signature over SHA-256 to stdout, in DER or Base64, as `cosign sign-blob` does.
+    /// writes an ECDSA P-256 signature over SHA-256 to stdout, in DER, Base64 or a sigstore bundle, as `cosign sign-blob` does.
     #[arg(long, value_name = "COMMAND", requires = "public_key", conflicts_with = "key")]
     signer: Option<String>,
     /// The public half (PEM) of the key that signs elsewhere.
@@ -45,7 +45,8 @@ pub struct Args {
     bundle: PathBuf,
     #[command(flatten)]
     signing: Signing,
-    /// A signature over airlock.json that was made elsewhere, with the key of --public-key: DER or Base64.
+    /// A signature over airlock.json that was made elsewhere, with the key of --public-key: DER, Base64, or the
+    /// sigstore bundle that `cosign sign-blob --bundle` writes.
     #[arg(long, value_name = "FILE", requires = "public_key", conflicts_with_all = ["key", "signer"])]
     signature: Option<PathBuf>,
     /// Write the signature (Base64, as `cosign sign-blob` does) to this file, and leave the bundle's as it is: for `--signature` of
@@ -84,7 +85,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
 /// Reads a signature's file.
 pub fn detached(path: &Path) -> Result<Vec<u8>> {
     file::read(path, file::TEXT_CAP)
-        .map_err(|e| Error::input(format!("reading signature {}", path.display()), e))
+        .map_err(|e| Error::unreadable(format!("reading signature {}", path.display()), e))
 }
 
 fn put_beside(output: &Path, entry: &[u8], printer: &Printer) -> Result<()> {

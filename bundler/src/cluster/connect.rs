@@ -1,12 +1,12 @@
 //! From a kubeconfig to a client. `kube` reads the file, makes the TLS settings and signs requests; the connection is
 //! ours, for names are resolved in Rust here, and a host may have no CA files (see `registry/names.rs`).
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
 use hyper_util::client::legacy::connect::{Connection, HttpConnector};
-use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ClientBuilder, ConfigExt as _};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -14,8 +14,11 @@ use kube::{Client, Config};
 use tower::ServiceExt as _;
 
 use super::{Cluster, root_cause};
+use crate::child::PASSWORDS;
 use crate::error::{Error, Result};
+use crate::file;
 use crate::registry::names::Names;
+use crate::registry::proxies::Proxies;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest that a login program of the kubeconfig may take: somebody may have to open a browser.
@@ -53,8 +56,13 @@ pub(super) async fn connect(context: Option<&str>) -> Result<Cluster> {
 /// The settings, and the proxy to go through.
 async fn configuration(context: Option<&str>) -> Result<(Config, Option<http::Uri>)> {
     let refuse = |e: &dyn std::error::Error| Error::cluster(DOING, one_text(e)).hint(HINT);
+    check_kubeconfigs()?;
     let kubeconfig = match Kubeconfig::read() {
-        Ok(kubeconfig) => kubeconfig,
+        Ok(mut kubeconfig) => {
+            check_files(&kubeconfig)?;
+            keep_secrets(&mut kubeconfig);
+            kubeconfig
+        }
         // A pod's own service account; helm does the same.
         Err(e) if context.is_none() && is_missing(&e) => {
             let none = |_| match e {
@@ -86,6 +94,49 @@ async fn configuration(context: Option<&str>) -> Result<(Config, Option<http::Ur
     Ok((config, proxy))
 }
 
+/// Refuses kubeconfigs that are no regular files: a pipe would be waited for.
+fn check_kubeconfigs() -> Result<()> {
+    let named = std::env::var_os("KUBECONFIG").filter(|paths| !paths.is_empty());
+    let own = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".kube/config"));
+    let paths: Vec<PathBuf> = match named {
+        Some(paths) => std::env::split_paths(&paths).collect(),
+        None => own().into_iter().collect(),
+    };
+    paths.iter().try_for_each(|path| check_file(path))
+}
+
+/// The same for the files that a kubeconfig names.
+fn check_files(kubeconfig: &Kubeconfig) -> Result<()> {
+    let clusters = kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref());
+    let users = kubeconfig.auth_infos.iter().filter_map(|named| named.auth_info.as_ref());
+    let of_users = users.flat_map(|user| [&user.client_certificate, &user.client_key, &user.token_file]);
+    let paths = clusters.map(|cluster| &cluster.certificate_authority).chain(of_users);
+    paths.flatten().try_for_each(|path| check_file(Path::new(path)))
+}
+
+fn check_file(path: &Path) -> Result<()> {
+    match file::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::Other => {
+            Err(Error::input(format!("reading {}", path.display()), e))
+        }
+        // What is missing may not be needed, and is named where it is.
+        _ => Ok(()),
+    }
+}
+
+/// Keeps passwords of keys from the programs that a kubeconfig names.
+fn keep_secrets(kubeconfig: &mut Kubeconfig) {
+    for user in kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
+        if let Some(exec) = &mut user.exec {
+            exec.drop_env.get_or_insert_default().extend(PASSWORDS.map(Into::into));
+        }
+        if let Some(provider) = &mut user.auth_provider {
+            let dropped = provider.config.entry("cmd-drop-env".into()).or_default();
+            *dropped = format!("{dropped} {}", PASSWORDS.join(" "));
+        }
+    }
+}
+
 fn is_missing(error: &KubeconfigError) -> bool {
     match error {
         KubeconfigError::FindPath => true,
@@ -108,11 +159,13 @@ fn proxy_of(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<String> {
     cluster.proxy_url.clone().filter(|url| !url.is_empty())
 }
 
-/// As Go's client does: `HTTPS_PROXY` and `NO_PROXY`, and never for this machine itself.
+/// The proxy that the environment names for the cluster, by the same rules as for registries.
 fn proxy_of_environment(server: &http::Uri) -> Option<http::Uri> {
-    let host = server.host()?.trim_start_matches('[').trim_end_matches(']');
-    let here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    if here { None } else { Matcher::from_env().intercept(server).map(|proxy| proxy.uri().clone()) }
+    let proxies = Proxies::read(|name| std::env::var(name).ok());
+    let proxy = proxies.of(&reqwest::Url::parse(&server.to_string()).ok()?)?;
+    // A name without a scheme is an HTTP proxy.
+    let text = if proxy.contains("://") { proxy.to_owned() } else { format!("http://{proxy}") };
+    text.parse().ok()
 }
 
 fn client(config: &Config, proxy: Option<&http::Uri>) -> Result<Client> {

@@ -7,6 +7,7 @@ use super::words::ends_with_image;
 use super::{Class, Found, discover};
 use crate::chart::Chart;
 use crate::error::{Error, Result};
+use crate::fetch;
 use crate::helm::{Helm, Release};
 use crate::spec::{ChartSpec, Variant};
 
@@ -72,8 +73,8 @@ impl Subject<'_> {
     }
 
     async fn render(&self, helm: &Helm, variant: &Variant) -> Result<String> {
-        let files: Vec<PathBuf> =
-            self.spec.values.iter().chain(&variant.values).map(|path| self.base.join(path)).collect();
+        let files = self.spec.values.iter().chain(&variant.values);
+        let files: Vec<PathBuf> = files.map(|path| fetch::local(self.base, path)).collect::<Result<_>>()?;
         let set: Vec<String> = self.spec.set.iter().chain(&variant.set).cloned().collect();
         let mut arguments = vec!["--include-crds".to_owned()];
         if let Some(version) = variant.kube_version.as_ref().or(self.spec.kube_version.as_ref()) {

@@ -15,6 +15,7 @@ use crate::discover::confirm::{Asking, confirm};
 use crate::discover::{Class, Found};
 use crate::error::{Error, Result};
 use crate::fetch;
+use crate::file;
 use crate::helm::Helm;
 use crate::name::{self, NameError};
 use crate::origin::Sources;
@@ -310,7 +311,7 @@ async fn pin_chart(
     let told = subject.references(helm).await?;
     let mut locked_values = Vec::new();
     for path in &spec.values {
-        let digest = Digest::of(&fetch::values(&sources.base.join(path))?);
+        let digest = Digest::of(&file::values(&fetch::local(sources.base, path)?)?);
         locked_values.push(LockedValues { path: path.clone(), digest });
     }
     Ok((locked_chart(spec, chart, from, release, locked_values), told))

@@ -14,9 +14,9 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_A
 use reqwest::{Method, Url};
 use serde::Deserialize;
 
-use super::credentials::{self, Login};
+use super::credentials::{self, Login, Search};
 use super::failure::{Failure, authority};
-use super::http::{Call, Http, is_loopback, shown};
+use super::http::{Call, Http, shown};
 use crate::error::{Error, Result};
 
 const TOKEN_CAP: u64 = 1 << 20;
@@ -42,7 +42,8 @@ struct Granted {
 pub(super) struct Auth {
     files: Vec<PathBuf>,
     granted: Mutex<HashMap<(String, String), Granted>>,
-    logins: Mutex<HashMap<String, Option<Login>>>,
+    /// By host and repository.
+    logins: Mutex<HashMap<(String, String), Search>>,
     /// One login at a time: parallel transfers that are all refused need one new token, not one each.
     turn: tokio::sync::Mutex<()>,
 }
@@ -64,15 +65,15 @@ impl Auth {
         granted.until.is_none_or(|until| Instant::now() < until).then_some(granted.header)
     }
 
-    /// The header that answers a 401 at `url`, whose headers are `refusal`; none if there is nothing better to send
-    /// than `sent`.
+    /// The header that answers a 401 at `url`, about the repository `path`, whose headers are `refusal`; none if there is
+    /// nothing better to send than `sent`.
     ///
     /// # Errors
     /// When logins can't be read, or the token's server fails or is not to be trusted with them.
     pub async fn answer(
         &self,
         http: &Http,
-        url: &Url,
+        (url, path): (&Url, &str),
         scope: &str,
         refusal: &HeaderMap,
         sent: Option<&HeaderValue>,
@@ -84,15 +85,15 @@ impl Auth {
         }
         let granted = match choose(refusal) {
             None => None,
-            Some(Challenge::Basic) => match self.login(&authority(url)).await?.map(|login| login.auth) {
-                Some(RegistryAuth::Basic(user, password)) => {
+            Some(Challenge::Basic) => match self.login(&authority(url), path).await?.login() {
+                Some(Login { auth: RegistryAuth::Basic(user, password), .. }) => {
                     Some(Granted { header: basic(&user, &password), until: None })
                 }
                 _ => None,
             },
             Some(Challenge::Bearer { realm, service, scope: wanted }) => {
                 let wanted = wanted.as_deref().unwrap_or(scope);
-                Some(self.token(http, url, &realm, service.as_deref(), wanted).await?)
+                Some(self.token(http, (url, path), &realm, service.as_deref(), wanted).await?)
             }
         };
         let Some(granted) = granted.filter(|granted| Some(&granted.header) != sent) else { return Ok(None) };
@@ -105,25 +106,35 @@ impl Auth {
     /// # Errors
     /// When logins can't be read.
     pub async fn password(&self, url: &Url) -> Result<Option<HeaderValue>> {
-        Ok(match self.login(&authority(url)).await?.map(|login| login.auth) {
-            Some(RegistryAuth::Basic(user, password)) => Some(basic(&user, &password)),
+        let path = url.path().trim_start_matches('/');
+        Ok(match self.login(&authority(url), path).await?.login() {
+            Some(Login { auth: RegistryAuth::Basic(user, password), .. }) => Some(basic(user, password)),
             _ => None,
         })
     }
 
-    /// What to do about a refusal by `host`.
-    pub async fn hint(&self, host: &str) -> String {
+    /// What to do about a refusal by `host` that is about the repository `path`.
+    pub async fn hint(&self, host: &str, path: &str) -> String {
         let how = format!("log in with `docker login {host}` or `helm registry login {host}`");
-        match self.login(host).await {
-            Ok(Some(Login { auth: RegistryAuth::Basic(user, _), source })) => {
+        match self.login(host, path).await {
+            Ok(Search::Found(Login { auth: RegistryAuth::Basic(user, _), source })) => {
                 format!(
                     "the login of {user:?} from {source} does not suffice; {how}, or check the spelling of the name"
                 )
             }
-            Ok(Some(Login { source, .. })) => {
+            Ok(Search::Found(Login { source, .. })) => {
                 format!("the login from {source} does not suffice; {how}, or check the spelling of the name")
             }
-            _ => {
+            Ok(Search::Failed { why, helper }) => {
+                format!("the login to {host} could not be had: {why}; install or repair {helper}, or {how}")
+            }
+            Ok(Search::Missing { others }) if !others.is_empty() => {
+                format!(
+                    "there are logins for {}, and none for {host}/{path}: {how}, or check the spelling of the name",
+                    others.join(", ")
+                )
+            }
+            Ok(Search::Missing { .. }) | Err(_) => {
                 let files: Vec<_> = self.files.iter().map(|file| file.display().to_string()).collect();
                 let places = if files.is_empty() { "HOME is not set".into() } else { files.join(", ") };
                 format!(
@@ -134,20 +145,24 @@ impl Auth {
         }
     }
 
-    async fn login(&self, host: &str) -> Result<Option<Login>> {
-        if let Some(login) = locked(&self.logins).get(host) {
-            return Ok(login.clone());
+    async fn login(&self, host: &str, path: &str) -> Result<Search> {
+        let key = (host.to_owned(), path.to_owned());
+        if let Some(search) = locked(&self.logins).get(&key) {
+            return Ok(search.clone());
         }
-        let login = credentials::find(&self.files, host).await?;
-        locked(&self.logins).insert(host.into(), login.clone());
-        Ok(login)
+        let search = credentials::find(&self.files, host, path).await?;
+        if let Search::Failed { why, .. } = &search {
+            tracing::warn!("{why}: {host} is asked without a login");
+        }
+        locked(&self.logins).insert(key, search.clone());
+        Ok(search)
     }
 
     /// Buys a token for the login to the registry at `registry`; without a login, an anonymous one.
     async fn token(
         &self,
         http: &Http,
-        registry: &Url,
+        (registry, path): (&Url, &str),
         realm: &str,
         service: Option<&str>,
         scope: &str,
@@ -156,13 +171,13 @@ impl Auth {
         let action = format!("getting a token for {host}");
         let realm = trusted_realm(registry, realm).map_err(|why| Error::network(action.as_str(), why))?;
         let action = format!("{action} from {}", shown(&realm));
-        let login = self.login(&host).await?;
-        let call = token_request(&realm, service, scope, login.as_ref().map(|login| &login.auth));
+        let search = self.login(&host, path).await?;
+        let call = token_request(&realm, service, scope, search.login().map(|login| &login.auth));
         let failed = |failure: Failure| failure.during(&action, &realm, http.is_proxied(&realm));
         let response = http.send(&call).await.map_err(failed)?;
         if !response.status().is_success() {
             let error = failed(http.refused(response, &call.url).await);
-            return Err(error.hint(self.hint(&host).await));
+            return Err(error.hint(self.hint(&host, path).await));
         }
         let body = http.read(response, TOKEN_CAP).await.map_err(failed)?;
         parse_token(&body, Instant::now()).map_err(|why| Error::network(action.as_str(), why))
@@ -208,12 +223,13 @@ fn challenges(header: &str) -> Vec<Challenge> {
     known.collect()
 }
 
-/// The token server's URL. A registry that is reached by TLS must not talk us into sending a password in the clear.
+/// The token server's URL. A registry that is reached by TLS must not talk us into sending a password in the clear, not
+/// even to this machine, where any user may listen.
 fn trusted_realm(registry: &Url, realm: &str) -> Result<Url, String> {
     let url = Url::parse(realm).map_err(|_| format!("it names {realm:?} as token server: not a URL"))?;
     let safe = match url.scheme() {
         "https" => true,
-        "http" => registry.scheme() == "http" || is_loopback(url.host_str().unwrap_or_default()),
+        "http" => registry.scheme() == "http",
         _ => false,
     };
     if safe { Ok(url) } else { Err(format!("it names {} as token server: not HTTPS", shown(&url))) }
@@ -258,7 +274,8 @@ struct Token {
 fn parse_token(body: &[u8], now: Instant) -> Result<Granted, &'static str> {
     // The parser's text is not passed on: it quotes values.
     let answer: Token = serde_json::from_slice(body).map_err(|_| "its answer is not a token")?;
-    let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
+    let given = |token: Option<String>| token.filter(|token| !token.is_empty());
+    let token = given(answer.token).or_else(|| given(answer.access_token));
     let token = token.ok_or("there is no token in its answer")?;
     let header =
         secret(&format!("Bearer {token}")).ok_or("its token has characters that no header may have")?;
@@ -321,7 +338,15 @@ mod tests {
     fn a_realm_without_tls_is_not_trusted() {
         let registry = Url::parse("https://r.example/v2/").expect("a URL");
         assert!(trusted_realm(&registry, "https://auth.example/token").is_ok());
-        for realm in ["http://auth.example/token", "ftp://auth.example", "token", "/token"] {
+        for realm in [
+            "http://auth.example/token",
+            "http://127.0.0.1:5001/token",
+            "http://localhost/token",
+            "http://[::1]/token",
+            "ftp://auth.example",
+            "token",
+            "/token",
+        ] {
             assert!(trusted_realm(&registry, realm).is_err(), "{realm}");
         }
         let plain = Url::parse("http://r.example/v2/").expect("a URL");
@@ -359,6 +384,9 @@ mod tests {
         };
         assert_eq!(life(r#"{"token":"TOKEN"}"#), 45);
         assert_eq!(life(r#"{"access_token":"TOKEN","expires_in":300}"#), 225);
+        assert_eq!(life(r#"{"token":"","access_token":"TOKEN"}"#), 45);
+        assert_eq!(life(r#"{"token":null,"access_token":"TOKEN"}"#), 45);
+        assert_eq!(life(r#"{"token":"TOKEN","access_token":""}"#), 45);
         assert_eq!(life(r#"{"token":"TOKEN","expires_in":18446744073709551615}"#), LONGEST_LIFE * 3 / 4);
         for body in ["", "{}", r#"{"token":""}"#, r#"{"token":"a\nb"}"#] {
             assert!(parse_token(body.as_bytes(), now).is_err(), "{body}");

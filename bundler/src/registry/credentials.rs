@@ -1,7 +1,6 @@
 //! Logins, from where `docker login`, `podman login` and `helm registry login` leave them.
 
 use std::collections::HashMap;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,7 +11,9 @@ use oci_distribution::secrets::RegistryAuth;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::child;
 use crate::error::{Error, Result};
+use crate::file;
 
 const CONFIG_CAP: u64 = 1 << 20;
 const HELPER_CAP: u64 = 64 << 10;
@@ -20,6 +21,31 @@ const HELPER_CAP: u64 = 64 << 10;
 const HELPER_TIMEOUT: Duration = Duration::from_secs(120);
 /// What Docker Hub goes by in these files.
 const HUB: &str = "https://index.docker.io/v1/";
+
+/// Outcome of the search for a login.
+#[derive(Clone, Debug)]
+pub(super) enum Search {
+    Found(Login),
+    /// There is none. The files have logins for these other places at the host.
+    Missing {
+        others: Vec<String>,
+    },
+    /// The credential helper in charge could not say. Public content needs no login, so only a refusal makes this an error.
+    Failed {
+        why: String,
+        helper: String,
+    },
+}
+
+impl Search {
+    /// The login, if one was found.
+    pub fn login(&self) -> Option<&Login> {
+        match self {
+            Self::Found(login) => Some(login),
+            _ => None,
+        }
+    }
+}
 
 /// A login, and where it comes from.
 #[derive(Clone, Debug)]
@@ -64,37 +90,41 @@ pub(super) fn files(variable: impl Fn(&str) -> Option<String>) -> Vec<PathBuf> {
     docker.map(|dir| dir.join("config.json")).into_iter().chain(containers).collect()
 }
 
-/// The login for a registry's host; none is no error.
+/// Looks for the login to a repository `path` of a registry's `host`.
 ///
 /// # Errors
-/// When a file is there but can't be read, or a credential helper fails.
-pub(super) async fn find(files: &[PathBuf], host: &str) -> Result<Option<Login>> {
+/// When a file is there but can't be read.
+pub(super) async fn find(files: &[PathBuf], host: &str, path: &str) -> Result<Search> {
+    let (mut failed, mut others) = (None, Vec::new());
     for file in files {
         let Some(config) = read(file)? else { continue };
-        if let Some(helper) = config.helper(host)
-            && let Some(login) = ask(helper, host).await?
-        {
-            return Ok(Some(login));
+        if let Some(helper) = config.helper(host, path) {
+            match ask(helper, host).await {
+                Ok(Some(login)) => return Ok(Search::Found(login)),
+                Ok(None) => {}
+                Err(error) => failed = Some((error.to_string(), format!("docker-credential-{helper}"))),
+            }
         }
         let source = file.display().to_string();
-        match config.entry(host) {
-            Ok(None) => {}
-            Ok(Some(auth)) => return Ok(Some(Login { auth, source })),
+        match config.entry(host, path) {
+            Ok(None) => others.extend(config.others(host)),
+            Ok(Some(auth)) => return Ok(Search::Found(Login { auth, source })),
             Err(why) => return Err(Error::input(format!("reading the login for {host} in {source}"), why)),
         }
     }
-    Ok(None)
+    Ok(match failed {
+        Some((why, helper)) => Search::Failed { why, helper },
+        None => Search::Missing { others },
+    })
 }
 
-fn read(file: &Path) -> Result<Option<Config>> {
-    let action = || format!("reading logins in {}", file.display());
-    let open = match std::fs::File::open(file) {
-        Ok(open) => open,
+fn read(path: &Path) -> Result<Option<Config>> {
+    let action = || format!("reading logins in {}", path.display());
+    let text = match file::read(path, CONFIG_CAP) {
+        Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::input(action(), e)),
     };
-    let mut text = Vec::new();
-    open.take(CONFIG_CAP).read_to_end(&mut text).map_err(|e| Error::input(action(), e))?;
     parse(&text).map(Some).map_err(|why| Error::input(action(), why))
 }
 
@@ -105,19 +135,26 @@ fn parse(text: &[u8]) -> Result<Config, String> {
 }
 
 impl Config {
-    /// The credential helper in charge of a host.
-    fn helper(&self, host: &str) -> Option<&str> {
-        let own = self.cred_helpers.iter().find(|(key, _)| is_for(key, host)).map(|(_, helper)| helper);
+    /// The credential helper in charge of a repository.
+    fn helper(&self, host: &str, path: &str) -> Option<&str> {
+        let own = best(&self.cred_helpers, host, path);
         own.or(self.creds_store.as_ref()).map(String::as_str).filter(|name| !name.is_empty())
     }
 
-    fn entry(&self, host: &str) -> Result<Option<RegistryAuth>, &'static str> {
-        let exact = self.auths.get(host);
-        let Some(entry) =
-            exact.or_else(|| self.auths.iter().find(|(key, _)| is_for(key, host)).map(|(_, e)| e))
-        else {
-            return Ok(None);
-        };
+    /// Keys for places at a host, where none is for the whole of it.
+    fn others(&self, host: &str) -> Vec<String> {
+        let mut others: Vec<String> = self
+            .auths
+            .keys()
+            .filter(|key| place(key).is_some_and(|(of, below)| is_host(of, host) && !below.is_empty()))
+            .cloned()
+            .collect();
+        others.sort();
+        others
+    }
+
+    fn entry(&self, host: &str, path: &str) -> Result<Option<RegistryAuth>, &'static str> {
+        let Some(entry) = best(&self.auths, host, path) else { return Ok(None) };
         if !entry.identitytoken.is_empty() {
             return Ok(Some(RegistryAuth::Bearer(entry.identitytoken.clone())));
         }
@@ -136,11 +173,31 @@ impl Config {
     }
 }
 
-/// Whether a key of a config file means a host: keys are hosts, or URLs of a registry's API.
-fn is_for(key: &str, host: &str) -> bool {
-    let bare = key.split_once("://").map_or(key, |(_, rest)| rest).trim_end_matches('/');
-    let bare = bare.strip_suffix("/v1").or_else(|| bare.strip_suffix("/v2")).unwrap_or(bare);
-    bare == host || (is_hub(bare) && is_hub(host))
+/// The value for a repository: that of the key with the longest path (containers-auth.json(5)), and of two keys for the same
+/// place, that of the one which is spelled as the host is.
+fn best<'a, T>(map: &'a HashMap<String, T>, host: &str, path: &str) -> Option<&'a T> {
+    let fits = map.iter().filter_map(|(key, value)| {
+        let (of, below) = place(key)?;
+        let is_above = below.is_empty()
+            || path.strip_prefix(below).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        (is_host(of, host) && is_above).then_some(((below.len(), of == host, key), value))
+    });
+    fits.max_by_key(|(rank, _)| *rank).map(|(_, value)| value)
+}
+
+/// Host and path of a key. Keys are hosts, places below them (`HOST/PROJECT`), or URLs of a registry's API, as docker writes
+/// them.
+fn place(key: &str) -> Option<(&str, &str)> {
+    let (is_url, bare) = key.split_once("://").map_or((false, key), |(_, rest)| (true, rest));
+    let (host, path) = bare.split_once('/').unwrap_or((bare, ""));
+    let path = path.trim_end_matches('/');
+    let is_api =
+        matches!(path, "v1" | "v2") || is_url && (path.starts_with("v1/") || path.starts_with("v2/"));
+    (!host.is_empty()).then_some((host, if is_api { "" } else { path }))
+}
+
+fn is_host(of: &str, host: &str) -> bool {
+    of == host || (is_hub(of) && is_hub(host))
 }
 
 fn is_hub(host: &str) -> bool {
@@ -155,7 +212,7 @@ async fn ask(name: &str, host: &str) -> Result<Option<Login>> {
         return Err(Error::input(action(), "that is not a credential helper's name"));
     }
     let talk = async {
-        let mut child = tokio::process::Command::new(&program)
+        let mut child = tokio::process::Command::from(child::command(&program))
             .arg("get")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -221,18 +278,86 @@ mod tests {
             colon = STANDARD.encode("u:a:b\0\0"),
         );
         let config = parse(text.as_bytes()).expect("a config");
+        let entry = |host: &str| config.entry(host, "team/app");
         for host in ["registry-1.docker.io", "docker.io", "index.docker.io"] {
-            assert_eq!(config.entry(host), Ok(basic("hub", "secret")), "{host}");
+            assert_eq!(entry(host), Ok(basic("hub", "secret")), "{host}");
         }
-        assert_eq!(config.entry("r.example:5000"), Ok(basic("u", "a:b")));
-        assert_eq!(config.entry("t.example"), Ok(Some(RegistryAuth::Bearer("T".into()))));
-        assert_eq!(config.entry("p.example"), Ok(basic("u", "p")));
-        for host in ["r.example", "empty.example", "ns.example", "other.example", ""] {
-            assert_eq!(config.entry(host), Ok(None), "{host}");
+        assert_eq!(entry("r.example:5000"), Ok(basic("u", "a:b")));
+        assert_eq!(entry("t.example"), Ok(Some(RegistryAuth::Bearer("T".into()))));
+        assert_eq!(entry("p.example"), Ok(basic("u", "p")));
+        assert_eq!(entry("ns.example"), Ok(basic("hub", "secret")));
+        assert_eq!(config.entry("ns.example", "other/app"), Ok(None));
+        assert_eq!(config.others("ns.example"), ["ns.example/team"]);
+        for host in ["r.example", "empty.example", "other.example", ""] {
+            assert_eq!(entry(host), Ok(None), "{host}");
         }
-        assert!(config.entry("bad.example").is_err());
-        assert_eq!(config.helper("gcr.example"), Some("gcloud"));
-        assert_eq!(config.helper("other.example"), Some("desktop"));
+        assert!(entry("bad.example").is_err());
+        assert_eq!(config.helper("gcr.example", "a"), Some("gcloud"));
+        assert_eq!(config.helper("other.example", "a"), Some("desktop"));
+    }
+
+    #[test]
+    fn the_login_with_the_longest_path_counts() {
+        let key = |key: &str| format!("\"{key}\": {{\"username\": \"{key}\", \"password\": \"p\"}}");
+        let keys = [
+            "r.example",
+            "r.example/team",
+            "r.example/team/sub/",
+            "r.example/v2app",
+            "docker.io/acme",
+            "https://index.docker.io/v1/",
+            "https://u.example/v2/token",
+            "only.example/a/b",
+        ];
+        let text = format!("{{\"auths\": {{{}}}}}", keys.map(key).join(","));
+        let config = parse(text.as_bytes()).expect("a config");
+        for (host, path, of) in [
+            ("r.example", "app", "r.example"),
+            ("r.example", "team", "r.example/team"),
+            ("r.example", "team/app", "r.example/team"),
+            ("r.example", "teams/app", "r.example"),
+            ("r.example", "team/sub/app", "r.example/team/sub/"),
+            ("r.example", "team/subs", "r.example/team"),
+            ("r.example", "v2app", "r.example/v2app"),
+            ("registry-1.docker.io", "acme/app", "docker.io/acme"),
+            ("registry-1.docker.io", "library/redis", "https://index.docker.io/v1/"),
+            ("u.example", "app", "https://u.example/v2/token"),
+            ("only.example", "a/b/c", "only.example/a/b"),
+        ] {
+            assert_eq!(config.entry(host, path), Ok(basic(of, "p")), "{host}/{path}");
+        }
+        assert_eq!(config.entry("only.example", "a/c"), Ok(None));
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_is_missing_is_named_and_no_error() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let config = directory.path().join("config.json");
+        std::fs::write(&config, r#"{"credsStore": "not-installed-here"}"#).expect("written");
+        match find(&[config.clone()], "r.example", "app").await.expect("no error") {
+            Search::Failed { why, helper } => {
+                assert!(
+                    why.contains("No such file") && helper == "docker-credential-not-installed-here",
+                    "{why}"
+                );
+            }
+            other => unreachable!("{other:?}"),
+        }
+        // A login in the file itself, or in the next one, counts all the same.
+        let second = directory.path().join("auth.json");
+        let entry = r#"{"auths": {"r.example": {"username": "u", "password": "p"}}}"#;
+        std::fs::write(&second, entry).expect("written");
+        let found = find(&[config, second], "r.example", "app").await.expect("no error");
+        assert!(found.login().is_some(), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn a_pipe_in_the_place_of_a_config_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let config = directory.path().join("config.json");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &config, 0o600.into()).expect("a pipe");
+        let error = find(&[config], "r.example", "app").await.expect_err("a pipe").to_string();
+        assert!(error.contains("a named pipe"), "{error}");
     }
 
     #[test]

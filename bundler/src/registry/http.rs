@@ -8,11 +8,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION, RETRY_AFTER};
-use reqwest::{Method, NoProxy, Proxy, Response, StatusCode, Url};
+use reqwest::{Method, Response, StatusCode, Url};
 
 use super::failure::{self, Failure};
 use super::names::Names;
 use super::pace::Pace;
+use super::proxies::Proxies;
 
 use crate::error::{Error, Result};
 
@@ -26,7 +27,6 @@ const FIRST_BACK_OFF: u32 = 120;
 /// Longest wait that a server may ask for (RFC 9110, `Retry-After`); who wants to wait longer does not want to wait here.
 const RETRY_AFTER_CAP: Duration = Duration::from_secs(60);
 /// Hosts that no proxy can reach for us.
-const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
 
 /// A request that can be made more than once.
 #[derive(Clone)]
@@ -79,9 +79,9 @@ impl Http {
         Ok(Self { client, idle, pace, proxies })
     }
 
-    /// Whether requests to `url` go through a proxy, as far as hints need to know.
+    /// Tells whether requests to `url` go through a proxy.
     pub fn is_proxied(&self, url: &Url) -> bool {
-        !is_loopback(url.host_str().unwrap_or_default()) && self.proxies.is_set(url.scheme())
+        self.proxies.of(url).is_some()
     }
 
     /// Makes a request that may be repeated, following redirects, up to the head of the last answer.
@@ -257,43 +257,6 @@ pub(super) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Dur
     Some((date.to_utc() - now).to_std().unwrap_or_default())
 }
 
-/// Proxies, as the environment names them.
-#[derive(Debug, PartialEq)]
-struct Proxies {
-    http: Option<String>,
-    https: Option<String>,
-    none_for: String,
-}
-
-impl Proxies {
-    fn read(variable: impl Fn(&str) -> Option<String>) -> Self {
-        let first = |names: &[&str]| names.iter().filter_map(|n| variable(n)).find(|value| !value.is_empty());
-        let none_for = first(&["NO_PROXY", "no_proxy"]).unwrap_or_default();
-        Self {
-            http: first(&["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]),
-            https: first(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]),
-            none_for: if none_for.is_empty() { LOOPBACK.into() } else { format!("{none_for},{LOOPBACK}") },
-        }
-    }
-
-    fn is_set(&self, scheme: &str) -> bool {
-        if scheme == "http" { self.http.is_some() } else { self.https.is_some() }
-    }
-
-    fn build(&self) -> Result<Vec<Proxy>> {
-        let none_for = || NoProxy::from_string(&self.none_for);
-        // The value is not shown: it may hold a password.
-        let refuse = |e: reqwest::Error| {
-            Error::input("reading the proxy from the environment", e.without_url())
-                .hint("HTTPS_PROXY and HTTP_PROXY are URLs, such as http://proxy.example:3128")
-        };
-        let http = self.http.as_ref().map(|url| Proxy::http(url.as_str()));
-        let https = self.https.as_ref().map(|url| Proxy::https(url.as_str()));
-        let both = http.into_iter().chain(https);
-        both.map(|proxy| Ok(proxy.map_err(refuse)?.no_proxy(none_for()))).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,21 +272,6 @@ mod tests {
         {
             assert!(!is_loopback(host), "{host}");
         }
-    }
-
-    #[test]
-    fn proxies_come_from_the_environment_and_never_cover_loopback() {
-        let set = |pairs: &'static [(&str, &str)]| {
-            Proxies::read(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).into()))
-        };
-        let none = set(&[("HTTPS_PROXY", "")]);
-        assert_eq!((none.http, none.https, none.none_for.as_str()), (None, None, LOOPBACK));
-        let some =
-            set(&[("https_proxy", "http://p:1"), ("ALL_PROXY", "http://q:2"), ("no_proxy", "x.example")]);
-        assert_eq!(some.http.as_deref(), Some("http://q:2"));
-        assert_eq!(some.https.as_deref(), Some("http://p:1"));
-        assert_eq!(some.none_for, format!("x.example,{LOOPBACK}"));
-        assert_eq!(some.build().expect("proxies").len(), 2);
     }
 
     #[test]

@@ -221,8 +221,8 @@ impl Repository {
     }
 
     /// Forgets where an upload of a blob would go on: a run that was killed when the blob was complete has left that.
-    pub fn forget_upload(&self, digest: &Digest) {
-        upload::forget(self, digest);
+    pub async fn forget_upload(&self, digest: &Digest) {
+        upload::forget(self, digest).await;
     }
 
     /// Puts a manifest under a tag or its digest.
@@ -313,7 +313,8 @@ impl Repository {
         // A challenge from where a redirect led is not the registry's.
         let own = response.url().origin() == call.url.origin();
         if response.status() == StatusCode::UNAUTHORIZED && own {
-            let answer = auth.answer(http, &call.url, &scope, response.headers(), known.as_ref()).await;
+            let answer =
+                auth.answer(http, (&call.url, &self.path), &scope, response.headers(), known.as_ref()).await;
             if let Some(header) = answer.map_err(|e| e.within(action))? {
                 call.headers.insert(AUTHORIZATION, header);
                 response = http.send(&call).await.map_err(failed)?;
@@ -326,7 +327,7 @@ impl Repository {
         let status = response.status();
         let error = self.client.failed(self.client.0.http.refused(response, url).await, action, url);
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            error.hint(self.client.0.auth.hint(&authority(url)).await)
+            error.hint(self.client.0.auth.hint(&authority(url), &self.path).await)
         } else {
             error
         }

@@ -81,20 +81,18 @@ pub(super) async fn upload(
     content: impl Fn(u64) -> ByteStream,
 ) -> Result<()> {
     let action = format!("pushing blob {}", repository.named(&digest.to_string()));
-    let directory = repository.client.0.options.uploads.as_deref().filter(|_| size > CHUNK);
-    let session = Session::of(directory, &place(repository), digest);
+    let cache = repository.client.0.options.uploads.as_ref().filter(|_| size > CHUNK);
+    let session = Session::of(cache, &repository.url(&["blobs", &digest.to_string()]).await?);
     Upload { repository, digest, size, content, action, session }.run().await
 }
 
 /// See [`Repository::forget_upload`].
-pub(super) fn forget(repository: &Repository, digest: &Digest) {
-    if let Some(directory) = &repository.client.0.options.uploads {
-        Session::forget(directory, &place(repository), digest);
+pub(super) async fn forget(repository: &Repository, digest: &Digest) {
+    if let Some(cache) = &repository.client.0.options.uploads
+        && let Ok(blob) = repository.url(&["blobs", &digest.to_string()]).await
+    {
+        Session::forget(cache, &blob);
     }
-}
-
-fn place(repository: &Repository) -> String {
-    format!("{}/{}", repository.host, repository.path)
 }
 
 impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
@@ -109,7 +107,11 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
                 Some(upload) => upload,
                 None => self.begin().await?,
             };
-            match self.send(&mut upload).await {
+            let sent = match self.send(&mut upload).await {
+                Ok(()) => self.confirm(&upload.url).await,
+                stopped => stopped,
+            };
+            match sent {
                 Ok(()) => {
                     self.session.end();
                     return Ok(());
@@ -227,6 +229,18 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
         }
     }
 
+    /// Asks the registry for the blob: the answer to its last part may come from another server, or be a lie.
+    async fn confirm(&self, url: &Url) -> Result<(), Stop> {
+        match self.repository.has_blob(self.digest).await? {
+            true => Ok(()),
+            false => {
+                let why = "it says that it has stored the blob, and then does not have it";
+                let failure = Failure::Protocol(why.into());
+                Err(Stop::Denied(self.repository.client.failed(failure, &self.action, url)))
+            }
+        }
+    }
+
     /// A request with a part of the blob, with the authorization it needs.
     async fn request(
         &self,
@@ -254,7 +268,9 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
         let is_home = is_home && response.url().origin() == home.origin();
         if response.status() == StatusCode::UNAUTHORIZED && is_home {
             // Tokens may live shorter than a blob takes.
-            let answer = auth.answer(http, &home, &scope, response.headers(), known.as_ref()).await;
+            let answer = auth
+                .answer(http, (&home, &self.repository.path), &scope, response.headers(), known.as_ref())
+                .await;
             if let Some(header) = answer? {
                 *pieces = None;
                 response = self.once(&method, url, &range, pieces, Some(&header)).await?;

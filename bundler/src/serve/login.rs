@@ -160,6 +160,20 @@ impl Logins {
         Some(response)
     }
 
+    /// The hashes to compare a password of `user` with, and whether each counts. Unknown users cost the same time as known
+    /// ones, whatever their own hash costs, so timing does not reveal which names exist: costs double from one to the next,
+    /// so a hash of cost 5 and others of 5, 6 and 7 take the time of one of cost 8.
+    fn to_compare(&self, user: &str) -> Vec<(String, bool)> {
+        let Some(dearest) = self.users.values().max_by_key(|hash| cost(hash)) else { return Vec::new() };
+        match self.users.get(user) {
+            None => vec![(dearest.clone(), false)],
+            Some(own) => {
+                let rest = (cost(own)..cost(dearest)).map(|cost| (with_cost(dearest, cost), false));
+                std::iter::once((own.clone(), true)).chain(rest).collect()
+            }
+        }
+    }
+
     async fn check(&self, given: &str) -> Known {
         let digest = Digest::of(given.as_bytes());
         let is_known = || self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&digest);
@@ -167,21 +181,18 @@ impl Logins {
             return Known::Right;
         }
         let Some((user, password)) = credentials(given) else { return Known::Wrong };
-        // Who is no user takes as long as who is one: nobody learns their names so.
-        let user = self.users.get(&user);
-        let (is_user, Some(hash)) = (user.is_some(), user.or_else(|| self.users.values().next()).cloned())
-        else {
-            return Known::Wrong;
-        };
+        let hashes = self.to_compare(&user);
         let Ok(_waiting) = self.waiting.try_acquire() else { return Known::Busy };
         let Ok(turn) = Arc::clone(&self.turn).acquire_owned().await else { return Known::Wrong };
         if is_known() {
             return Known::Right;
         }
         let verify = move || {
-            let is_right = bcrypt::verify(&password, &hash).unwrap_or(false);
+            let is_right = hashes.into_iter().fold(false, |is_right, (hash, counts)| {
+                (bcrypt::verify(&password, &hash).unwrap_or(false) && counts) || is_right
+            });
             drop(turn);
-            is_right && is_user
+            is_right
         };
         if !tokio::task::spawn_blocking(verify).await.unwrap_or(false) {
             return Known::Wrong;
@@ -189,6 +200,15 @@ impl Logins {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
         Known::Right
     }
+}
+
+/// A hash of the same form, for a cost of its own: nothing is known to lead to it.
+fn with_cost(hash: &str, cost: u32) -> String {
+    format!("{}{cost:02}{}", &hash[..4], &hash[6..])
+}
+
+fn cost(hash: &str) -> u32 {
+    hash.parse::<bcrypt::HashParts>().map_or(0, |parts| parts.get_cost())
 }
 
 fn token() -> std::result::Result<String, getrandom::Error> {
@@ -329,6 +349,20 @@ mod tests {
         });
         assert_eq!(answers.iter().filter(|status| **status == 429).count(), 2);
         assert_eq!(answers.iter().filter(|status| **status == 401).count(), WAITING);
+    }
+
+    #[test]
+    fn every_login_takes_the_time_of_the_highest_cost() {
+        let text =
+            format!("{ANN}\n{}\n{}\n", ANN.replace("ann:$2y$04", "bob:$2b$07"), ANN.replace("ann:", "eve:"));
+        let all = logins(&text, false).expect("logins");
+        for user in ["ann", "bob", "eve", "nobody"] {
+            let hashes = all.to_compare(user);
+            let work: u64 = hashes.iter().map(|(hash, _)| 1 << cost(hash)).sum();
+            assert_eq!(work, 1 << 7, "{user}");
+            assert_eq!(hashes.iter().filter(|(_, counts)| *counts).count(), usize::from(user != "nobody"));
+            assert!(hashes.iter().all(|(hash, _)| bcrypt::verify("x", hash).is_ok()), "{hashes:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use p256::ecdsa::Signature;
 use p256::ecdsa::signature::{Signer as _, Verifier as _};
 use serde::{Deserialize, Serialize};
 
-use super::{PublicKey, SigningKey};
+use super::{PublicKey, SigningKey, detached};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 pub const ENTRY_SIZE: u64 = 4096;
 
 const MEDIA_TYPE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
-const DIGEST_ALGORITHM: &str = "SHA2_256";
+pub(super) const DIGEST_ALGORITHM: &str = "SHA2_256";
 
 /// The fields that a key-based signature has, in the order they are written.
 #[derive(Serialize, Deserialize)]
@@ -60,17 +60,16 @@ pub fn sign(key: &SigningKey, message: &[u8]) -> Result<Vec<u8>> {
     write(&key.public_key(), message, key.0.sign(message))
 }
 
-/// The entry with a signature that somebody else made with the private half of `key`: ECDSA over SHA-256, in DER or that in
-/// Base64, as `cosign sign-blob` and `openssl dgst -sign` write it.
+/// The entry with a signature that was made elsewhere with the private half of `key`: ECDSA over SHA-256, in DER, that in
+/// Base64, or in a sigstore bundle, as `openssl dgst -sign` and `cosign sign-blob` write it.
 ///
 /// # Errors
 /// When it is none, or does not hold for `message`.
 pub fn entry(key: &PublicKey, message: &[u8], signature: &[u8]) -> Result<Vec<u8>> {
     let refuse = |why: &str| Error::trust("taking a signature", why);
-    let text = BASE64.decode(signature.trim_ascii());
-    let der = text.as_deref().unwrap_or(signature);
-    let signature = Signature::from_der(der)
-        .map_err(|_| refuse("it is no ECDSA signature in DER, nor that in Base64"))?;
+    let der = detached::read(signature, message)?;
+    let signature = Signature::from_der(&der)
+        .map_err(|_| refuse("it is no ECDSA signature in DER, nor that in Base64 or in a sigstore bundle"))?;
     key.0.verify(message, &signature).map_err(|_| {
         refuse("it does not hold: it is for something else, or was made with another key").hint(format!(
             "what is to be signed are the bytes of airlock.json; the public key's id is {}",
@@ -149,10 +148,18 @@ pub fn verify_all(
     if trusted.len() >= required.max(1) {
         return Ok(trusted);
     }
-    let hint = format!(
-        "trusted: {}; get the builder's public key on another way than the bundle",
-        keys.iter().map(PublicKey::key_id).collect::<Vec<_>>().join(", ")
-    );
+    let ids = |keys: &mut dyn Iterator<Item = String>| keys.collect::<Vec<_>>().join(", ");
+    let hint = match trusted.len() {
+        0 => format!(
+            "trusted: {}; get the builder's public key on another way than the bundle",
+            ids(&mut keys.iter().map(PublicKey::key_id))
+        ),
+        has => format!(
+            "get a further signature, {} in all, of: {}; its holder adds it with `airlock sign`, or sends it as a file for --signature",
+            required.saturating_sub(has),
+            ids(&mut keys.iter().map(PublicKey::key_id).filter(|id| !trusted.contains(id)))
+        ),
+    };
     Err(match (trusted.len(), others.as_slice()) {
         (0, [one]) => refuse(format!("it is signed with key {one}, which is not trusted")).hint(hint),
         (has, _) => {
@@ -219,7 +226,7 @@ fn encode(bundle: &SigstoreBundle) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn digest(message: &[u8]) -> String {
+pub(super) fn digest(message: &[u8]) -> String {
     BASE64.encode(hex::decode(Digest::of(message).hex()).unwrap_or_default())
 }
 

@@ -15,12 +15,20 @@ use p256::pkcs8::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::pem;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::file;
 
 /// PEM labels of private keys: what cosign writes now, and what it wrote before.
 const LABELS: [&str; 2] = ["ENCRYPTED SIGSTORE PRIVATE KEY", "ENCRYPTED COSIGN PRIVATE KEY"];
+/// Labels of private keys that openssl writes.
+const SEC1: &str = "EC PRIVATE KEY";
+const PKCS8: &str = "PRIVATE KEY";
+/// Label of public keys.
+const PUBLIC: &str = "PUBLIC KEY";
+/// What a private key's file is.
+const PRIVATE_KEY: &str = "give the .key file that `airlock keys generate` or `cosign generate-key-pair` made, or openssl's: ECDSA P-256, in PEM";
 const KDF: &str = "scrypt";
 const CIPHER: &str = "nacl/secretbox";
 /// Scrypt's cost for keys made here: 32 MiB for a moment. cosign's own keys cost 64 MiB; both take both.
@@ -88,9 +96,12 @@ impl SigningKey {
     /// The key file.
     ///
     /// # Errors
-    /// When the system gives no randomness.
+    /// When the password is empty, which locks nothing, or the system gives no randomness.
     pub fn to_cosign_pem(&self, password: &[u8]) -> Result<String> {
         let doing = "encrypting the private key";
+        if password.is_empty() {
+            return Err(Error::input(doing, "the password is empty"));
+        }
         let der =
             p256::SecretKey::from(&self.0).to_pkcs8_der().map_err(|e| Error::input(doing, e.to_string()))?;
         let (salt, nonce): ([u8; 32], [u8; 24]) = (random()?, random()?);
@@ -103,13 +114,7 @@ impl SigningKey {
             ciphertext: BASE64.encode(sealed),
         };
         let json = serde_json::to_vec(&encrypted).map_err(|e| Error::input(doing, e))?;
-        let text = BASE64.encode(json);
-        let mut pem = format!("-----BEGIN {}-----\n", LABELS[0]);
-        for line in text.as_bytes().chunks(64) {
-            pem.push_str(&String::from_utf8_lossy(line));
-            pem.push('\n');
-        }
-        Ok(format!("{pem}-----END {}-----\n", LABELS[0]))
+        Ok(pem::write(LABELS[0], &json))
     }
 
     /// Reads a key file: ours or cosign's, whose password is asked for, or a plain one (PKCS #8, or SEC 1 as `openssl ecparam`
@@ -117,40 +122,41 @@ impl SigningKey {
     ///
     /// # Errors
     /// When it is none, is of another kind, or the password is wrong.
-    pub fn from_pem<P: AsRef<[u8]>>(pem: &str, password: impl FnOnce() -> Result<P>) -> Result<Self> {
-        const SEC1: &str = "-----BEGIN EC PRIVATE KEY-----";
-        let other = || {
-            Error::input("opening the private key", "it is not an ECDSA P-256 key, or damaged")
-                .hint("make a key pair with `airlock keys generate`")
+    pub fn from_pem<P: AsRef<[u8]>>(text: &str, password: impl FnOnce() -> Result<P>) -> Result<Self> {
+        let doing = "opening the private key";
+        let other = || Error::input(doing, "it is not an ECDSA P-256 key, or damaged").hint(PRIVATE_KEY);
+        let locked = || {
+            Error::input(doing, "it is locked with a password in openssl's way")
+                .hint("have openssl sign: --signer 'openssl dgst -sha256 -sign FILE' --public-key FILE")
         };
-        // `openssl ecparam` writes the curve's name in front of it.
-        if let Some(at) = pem.find(SEC1) {
-            return p256::SecretKey::from_sec1_pem(pem[at..].trim())
-                .map(|key| Self(key.into()))
-                .map_err(|_| other());
-        }
-        match pem_label(pem) {
-            Some("PRIVATE KEY") => {
-                p256::SecretKey::from_pkcs8_pem(pem.trim()).map(|key| Self(key.into())).map_err(|_| other())
+        // `openssl ecparam` writes the curve's name in front of it, in a block of its own.
+        let has = |label: &str| text.contains(&format!("-----BEGIN {label}-----"));
+        let key = if has(SEC1) {
+            if text.contains("ENCRYPTED") {
+                return Err(locked());
             }
-            Some("ENCRYPTED PRIVATE KEY") => {
-                Err(Error::input("opening the private key", "it is locked with a password in openssl's way")
-                    .hint("have openssl sign: --signer 'openssl dgst -sha256 -sign FILE' --public-key FILE"))
-            }
-            _ => Self::from_cosign_pem(pem, password()?.as_ref()),
-        }
+            pem::strict(text, &[SEC1]).and_then(|pem| p256::SecretKey::from_sec1_pem(&pem).ok())
+        } else if has(PKCS8) {
+            pem::strict(text, &[PKCS8]).and_then(|pem| p256::SecretKey::from_pkcs8_pem(&pem).ok())
+        } else if has("ENCRYPTED PRIVATE KEY") {
+            return Err(locked());
+        } else if LABELS.iter().any(|label| has(label)) {
+            return Self::from_cosign_pem(text, password()?.as_ref());
+        } else {
+            // Refused, without a question for its password.
+            return Self::from_cosign_pem(text, b"");
+        };
+        key.map(|key| Self(key.into())).ok_or_else(other)
     }
 
     /// Reads a key file of ours or cosign's.
     ///
     /// # Errors
     /// When it is none, is of another kind, or the password is wrong.
-    pub fn from_cosign_pem(pem: &str, password: &[u8]) -> Result<Self> {
+    pub fn from_cosign_pem(text: &str, password: &[u8]) -> Result<Self> {
         let doing = "opening the private key";
-        let refuse = |why: &str| {
-            Error::input(doing, why.to_string()).hint("make a key pair with `airlock keys generate`")
-        };
-        let json = unwrap_pem(pem).ok_or_else(|| match pem_label(pem) {
+        let refuse = |why: &str| Error::input(doing, why.to_string()).hint(PRIVATE_KEY);
+        let json = pem::content(text, &LABELS).ok_or_else(|| match pem::label(text) {
             None => refuse(&format!("the file is not a key: it has no -----BEGIN {}-----", LABELS[0])),
             Some(label) if LABELS.contains(&label) => refuse("it is damaged: its content is not base64"),
             Some(other) => refuse(&format!("the file is a {other}, not an {}", LABELS[0])),
@@ -181,16 +187,18 @@ impl PublicKey {
     ///
     /// # Errors
     /// When it is none, or not ECDSA P-256.
-    pub fn from_pem(pem: &str) -> Result<Self> {
-        if pem.contains("PRIVATE KEY") {
+    pub fn from_pem(text: &str) -> Result<Self> {
+        if text.contains("PRIVATE KEY") {
             return Err(Error::input("opening the public key", "this is a private key")
                 .hint("give the .pub file; and keep the private one off sites"));
         }
         // The parser's own words are about bytes; a person has taken the wrong file.
-        p256::ecdsa::VerifyingKey::from_public_key_pem(pem.trim()).map(Self).map_err(|_| {
-            let why = match pem_label(pem) {
+        let key = pem::strict(text, &[PUBLIC]);
+        let key = key.and_then(|pem| p256::ecdsa::VerifyingKey::from_public_key_pem(&pem).ok());
+        key.map(Self).ok_or_else(|| {
+            let why = match pem::label(text) {
                 None => "the file is not a key: it has no -----BEGIN PUBLIC KEY-----".into(),
-                Some("PUBLIC KEY") => "it is not an ECDSA P-256 key, or damaged".into(),
+                Some(PUBLIC) => "it is not an ECDSA P-256 key, or damaged".into(),
                 Some(other) => format!("the file is a {other}, not a PUBLIC KEY"),
             };
             Error::input("opening the public key", why).hint(
@@ -205,7 +213,7 @@ impl PublicKey {
     /// When it can't be read, or is none.
     pub fn read(path: &Path) -> Result<Self> {
         let reading = || format!("reading public key {}", path.display());
-        let bytes = file::read(path, file::TEXT_CAP).map_err(|e| Error::input(reading(), e))?;
+        let bytes = file::read(path, file::TEXT_CAP).map_err(|e| Error::unreadable(reading(), e))?;
         Self::from_pem(&String::from_utf8_lossy(&bytes)).map_err(|e| e.within(reading()))
     }
 
@@ -264,21 +272,6 @@ fn create(path: &Path, mode: u32, text: &str) -> Result<()> {
     })
 }
 
-/// What the first PEM block of a text says it is.
-fn pem_label(pem: &str) -> Option<&str> {
-    let (_, rest) = pem.split_once("-----BEGIN ")?;
-    rest.split_once("-----").map(|(label, _)| label)
-}
-
-/// The bytes in a PEM block with one of [`LABELS`].
-fn unwrap_pem(pem: &str) -> Option<Vec<u8>> {
-    LABELS.iter().find_map(|label| {
-        let (_, rest) = pem.split_once(&format!("-----BEGIN {label}-----"))?;
-        let (body, _) = rest.split_once(&format!("-----END {label}-----"))?;
-        BASE64.decode(body.split_ascii_whitespace().collect::<String>()).ok()
-    })
-}
-
 fn secretbox(password: &[u8], salt: &[u8], params: Params) -> Result<XSalsa20Poly1305> {
     let refuse = |why: String| Error::input("opening the private key", why);
     let Params { n, r, p } = params;
@@ -319,7 +312,7 @@ mod tests {
     #[test]
     fn key_files_that_would_eat_the_machine_are_refused() {
         let pem = SigningKey::generate().expect("a key").to_cosign_pem(b"x").expect("a key file");
-        let json = String::from_utf8(unwrap_pem(&pem).expect("PEM")).expect("JSON");
+        let json = String::from_utf8(pem::content(&pem, &LABELS).expect("PEM")).expect("JSON");
         for (n, r, p) in [
             ("1099511627776", "8", "1"),
             ("32768", "4294967295", "1"),
@@ -347,6 +340,54 @@ mod tests {
         for text in ["", "hello", ed25519, &pem.replace("PUBLIC", "PRIVATE")] {
             assert!(PublicKey::from_pem(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn pem_is_read_however_it_is_wrapped() {
+        let key = SigningKey::generate().expect("a key");
+        let id = key.public_key().key_id();
+        let secret = p256::SecretKey::from(&key.0);
+        let pkcs8 = secret.to_pkcs8_pem(LineEnding::LF).expect("PEM").to_string();
+        let sec1 = secret.to_sec1_pem(LineEnding::LF).expect("PEM").to_string();
+        let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+        let locked = key.to_cosign_pem(b"x").expect("PEM");
+        let public = key.public_key().to_pem().expect("PEM");
+        // The lines of the block, and of all of the text.
+        let wrapped = |pem: &str, width: usize| {
+            let lines: Vec<&str> = pem.lines().collect();
+            let body = lines[1..lines.len() - 1].concat();
+            let body: Vec<_> = body.as_bytes().chunks(width).map(String::from_utf8_lossy).collect();
+            format!("{}\n{}\n{}\n", lines[0], body.join("\n"), lines[lines.len() - 1])
+        };
+        let spellings = |pem: &str| {
+            let mut all: Vec<String> = [1, 16, 63, 65, 76, 10_000].map(|width| wrapped(pem, width)).into();
+            all.push(pem.replace('\n', "\r\n"));
+            all.push(format!("\u{feff}Bag Attributes\n  friendlyName: x\n{pem}\n\n \nbehind it\n"));
+            all.push(pem.trim_end().into());
+            all.push(pem.replace('\n', "  \n"));
+            all
+        };
+        let private = [pkcs8, sec1.clone(), locked].iter().flat_map(|pem| spellings(pem)).collect::<Vec<_>>();
+        for pem in private.into_iter().chain([format!("{parameters}{sec1}")]) {
+            let read = SigningKey::from_pem(&pem, || Ok(b"x")).unwrap_or_else(|e| unreachable!("{e}: {pem}"));
+            assert_eq!(read.public_key().key_id(), id);
+        }
+        for pem in spellings(&public) {
+            assert_eq!(PublicKey::from_pem(&pem).expect(&pem).key_id(), id);
+        }
+        for damaged in [public.replace("MF", "M!"), public.replace("-----END", "----END")] {
+            let error = PublicKey::from_pem(&damaged).expect_err("damaged").to_string();
+            assert!(error.contains("damaged"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_empty_password_locks_no_new_key() {
+        let key = SigningKey::generate().expect("a key");
+        assert!(key.to_cosign_pem(b"").is_err());
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(write_key_pair(dir.path(), "a", &key, b"").is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).expect("read").count(), 0);
     }
 
     #[test]

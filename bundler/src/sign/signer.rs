@@ -4,17 +4,18 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use super::{PublicKey, SigningKey, entry, sign};
+use crate::child::PASSWORDS;
 use crate::error::{Error, Result};
 
-/// Most that is read of what a command writes, in bytes: a signature in Base64 has about a hundred.
-const SIGNATURE_CAP: usize = 4096;
+/// Most that is read of what a command writes, in bytes: a sigstore bundle with proofs of logs has some 20,000.
+const SIGNATURE_CAP: usize = 1 << 20;
 
 /// Makes signature entries.
 pub enum Signer {
     /// A private key.
     Key(SigningKey),
     /// A command for `sh -c`, so that an HSM, a KMS or another tool keeps the key: it gets the message on stdin and writes an ECDSA
-    /// signature over SHA-256 to stdout, in DER or that in Base64. What it says on stderr is the user's to see.
+    /// signature over SHA-256 to stdout, in DER, that in Base64, or a sigstore bundle. What it says on stderr is the user's to see.
     Command {
         /// The command.
         command: String,
@@ -51,6 +52,8 @@ impl Signer {
 
 fn run(command: &str, message: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut shell = Command::new("sh");
+    // cosign's own stays: the command may be cosign.
+    shell.env_remove(PASSWORDS[0]);
     let mut child = shell.args(["-c", command]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let stdin = child.stdin.take();
     let done = std::thread::scope(|scope| {
@@ -80,7 +83,7 @@ mod tests {
             signer.entry(&[b'x'; 1 << 20]).expect_err(command).to_string()
         };
         assert!(error("exit 3").contains("signing with `exit 3`: exit status: 3"));
-        assert!(error("head -c 5000 /dev/zero").contains("more than a signature"));
+        assert!(error("head -c 1100000 /dev/zero").contains("more than a signature"));
         assert!(error("true").contains("no ECDSA signature"));
         assert!(error("no-such-command-anywhere").contains("127"));
     }

@@ -5,7 +5,6 @@
 //! the same `manifest.json` beside it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -54,7 +53,7 @@ pub(super) fn open_archive(
         return Ok(image);
     }
     saved.store(&action, cache, |located| {
-        let mut file = fs::File::open(&located.path).map_err(failed)?;
+        let mut file = crate::file::open(&located.path).map_err(failed)?;
         file.seek(SeekFrom::Start(located.offset)).map_err(failed)?;
         let mut writer = cache.writer()?;
         writer.copy(&mut file.take(located.size), failed)?;
@@ -86,8 +85,8 @@ pub(super) fn convert_stream(
         if part.size() != entry.size() {
             return Err(Error::input(&action, format!("it is cut short in {name}")));
         }
-        contents.file(&action, name, Located { path: part.path().into(), offset: 0, size: part.size() })?;
-        parts.insert(part.path().into(), part);
+        contents.file(&action, name, Located { path: part.path(), offset: 0, size: part.size() })?;
+        parts.insert(part.path(), part);
         Ok(())
     })?;
     contents.image(&action, None)?.store(&action, cache, |located| {
@@ -268,7 +267,7 @@ fn uncompressed<'c>(
         return Ok(part);
     }
     let failed = |e: std::io::Error| Error::input(format!("{action}: layer {diff_id}"), e);
-    let mut file = fs::File::open(part.path()).map_err(failed)?;
+    let mut file = crate::file::open(&part.path()).map_err(failed)?;
     let mut magic = Vec::new();
     file.by_ref().take(2).read_to_end(&mut magic).map_err(failed)?;
     file.rewind().map_err(failed)?;
@@ -293,6 +292,7 @@ fn uncompressed<'c>(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Write;
 
     use super::*;
@@ -335,7 +335,7 @@ mod tests {
     }
 
     fn stored(cache: &ContentCache) -> usize {
-        fs::read_dir(cache.root().join("blobs/sha256")).map_or(0, Iterator::count)
+        fs::read_dir(cache.root().expect("a root").join("blobs/sha256")).map_or(0, Iterator::count)
     }
 
     fn stream(file: &tempfile::NamedTempFile, cache: &ContentCache) -> Result<LocalImage> {

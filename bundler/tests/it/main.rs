@@ -3,6 +3,7 @@
 mod artifacts;
 mod bare;
 mod charts;
+mod children;
 mod cli;
 mod cluster;
 mod corpus;
@@ -15,6 +16,7 @@ mod locking;
 mod naming;
 mod nodes;
 mod odd;
+mod odd_files;
 mod parts;
 mod pins;
 mod pipeline;

@@ -234,7 +234,8 @@ async fn an_engines_image_is_the_same_whichever_way_it_comes() {
     let layers: Vec<Value> = manifest.layers.iter().map(|l| l.digest.to_string().into()).collect();
     assert_eq!(Value::from(layers), built.inspect(".RootFS.Layers"));
     assert_eq!(Value::from(manifest.config.digest.to_string()), built.inspect(".Id"));
-    let names = fs::read_dir(here.cache.root().join("blobs/sha256")).expect("the cache").count();
+    let names =
+        fs::read_dir(here.cache.root().expect("a root").join("blobs/sha256")).expect("the cache").count();
     let layers: BTreeSet<String> = manifest.layers.iter().map(|l| l.digest.to_string()).collect();
     assert!(layers.len() < manifest.layers.len(), "the engine saves a layer that comes twice as a link");
     assert_eq!(names, 2 + layers.len(), "nothing else is left in the cache");
@@ -250,11 +251,12 @@ async fn an_engines_image_is_the_same_whichever_way_it_comes() {
     assert_eq!(by_id.root, image.root);
 
     // A layout of what is in the cache is what skopeo takes for the same image.
-    fs::write(here.cache.root().join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("written");
+    fs::write(here.cache.root().expect("a root").join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)
+        .expect("written");
     let index = serde_json::json!({"schemaVersion": 2, "manifests": [image.root]});
-    fs::write(here.cache.root().join("index.json"), index.to_string()).expect("written");
+    fs::write(here.cache.root().expect("a root").join("index.json"), index.to_string()).expect("written");
     let back = format!("docker-archive:{}", text(&temporary.path().join("back.tar")));
-    run("skopeo", &["copy", &format!("oci:{}", text(here.cache.root())), &back]);
+    run("skopeo", &["copy", &format!("oci:{}", text(here.cache.root().expect("a root"))), &back]);
     let again = open(&machine(&temporary.path().join("again")), &back).await.expect("an image");
     assert_eq!(checked(&again).layers, manifest.layers);
 
@@ -288,7 +290,7 @@ async fn layouts_and_archives_of_skopeo_are_read_in_place() {
     let archived = open(&here, "oci-archive:archive.tar").await.expect("an archive");
     assert_eq!(archived.root, image.root);
     assert_eq!(checked(&archived).layers, checked(&image).layers);
-    assert!(!here.cache.root().exists(), "pinned bytes need no copy");
+    assert!(!here.cache.root().expect("a root").exists(), "pinned bytes need no copy");
 
     let error = open(&here, "oci-archive:archive.tar:2").await.expect_err("another tag");
     assert!(error.to_string().contains("it has: 1"), "{error}");

@@ -46,6 +46,8 @@ struct State {
     has_no_repositories: bool,
     /// Has another manifest under each tag, and keeps it.
     is_immutable: bool,
+    /// Says that it has stored a blob, and has not.
+    lies: bool,
 }
 
 struct Site {
@@ -159,7 +161,9 @@ async fn answered(
     if Digest::of(&content).to_string() != digest {
         return answer(400, &[], r#"{"errors":[{"code":"DIGEST_INVALID"}]}"#);
     }
-    state.blobs.insert(digest, content);
+    if !state.lies {
+        state.blobs.insert(digest, content);
+    }
     answer(201, &[], "")
 }
 
@@ -257,6 +261,123 @@ async fn a_token_that_has_expired_between_chunks_is_replaced() {
     assert!(error.hint_text().is_some_and(|hint| hint.contains("docker login")), "{error}");
     let directory = login(&site.host);
     upload(&site, &client(Some(&directory))).await.expect("the upload, with a login");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_counts_when_the_registry_has_it() {
+    let site = Site::start().await;
+    site.state().lies = true;
+    let error = upload(&site, &client(None)).await.expect_err("a lie").to_string();
+    assert!(error.contains("says that it has stored the blob, and then does not have it"), "{error}");
+    let world = World::with_bundle();
+    let args = ["push", "app.tar", &site.host, "--key", "airlock.pub"];
+    world.run(&args).exits(3).says("does not have it");
+    assert!(site.state().manifests.is_empty());
+}
+
+/// Pushes until the registry stalls, and is killed; the path of the record that it left.
+fn killed_push(world: &World, site: &Site) -> std::path::PathBuf {
+    site.state().stalls_at = Some(STALL);
+    let args = ["push", "big.tar", &site.host, "--insecure-skip-verify"];
+    let child = world.command(&args).stderr(Stdio::piped()).spawn().expect("airlock");
+    wait_until("the registry stalls", || site.state().stalls_at.is_none());
+    stop(child, "KILL");
+    let records = world.path("cache/airlock/uploads");
+    let name = names(&records).pop().expect("a record");
+    records.join(name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_names_another_host_is_ignored() {
+    let world = bundle();
+    let thief = Site::start().await;
+    for is_all in [false, true] {
+        let site = Site::start().await;
+        let record = killed_push(&world, &site);
+        let text = fs::read_to_string(&record).expect("the record");
+        let forged = match text.trim_end().rsplit_once('\n') {
+            Some((head, url)) if !is_all => format!("{head}\n{}\n", url.replace(&site.host, &thief.host)),
+            _ => text.replace(&site.host, &thief.host),
+        };
+        fs::write(&record, forged).expect("forged");
+        // Whatever the thief is asked for, it has.
+        for id in 0..9 {
+            thief.state().uploads.insert(id.to_string(), vec![0; STALL]);
+        }
+        world.run(&["push", "big.tar", &site.host, "--insecure-skip-verify"]).exits(0);
+        assert!(thief.state().asked.is_empty(), "{:?}", thief.state().asked);
+        assert_eq!(site.state().blobs.len(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_are_kept_in_a_private_place_only() {
+    let world = bundle();
+    let site = Site::start().await;
+    let record = killed_push(&world, &site);
+    // A link in the place of the record, and then of the whole directory.
+    let url = fs::read_to_string(&record).expect("the record");
+    fs::remove_file(&record).expect("removed");
+    world.write("precious", url.as_bytes());
+    std::os::unix::fs::symlink(world.path("precious"), &record).expect("a link");
+    let push = || {
+        site.state().blobs.clear();
+        site.state().manifests.clear();
+        site.state().asked.clear();
+        world.run(&["push", "big.tar", &site.host, "--insecure-skip-verify"]).exits(0);
+        assert!(site.parts()[0].starts_with("0-"), "{:?}", site.parts());
+    };
+    push();
+    assert_eq!(fs::read_to_string(world.path("precious")).expect("read"), url);
+    let records = world.path("cache/airlock/uploads");
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(30 * 24 * 3600);
+    for name in ["elsewhere/notes.txt".to_owned(), format!("elsewhere/{}", "a".repeat(64))] {
+        world.write(&name, b"mine");
+        fs::File::options()
+            .write(true)
+            .open(world.path(&name))
+            .and_then(|f| f.set_modified(old))
+            .expect("aged");
+    }
+    fs::remove_dir_all(&records).expect("removed");
+    std::os::unix::fs::symlink(world.path("elsewhere"), &records).expect("a link");
+    push();
+    assert_eq!(names(&world.path("elsewhere")).len(), 2);
+    // Others can write to it.
+    fs::remove_file(&records).expect("removed");
+    fs::create_dir(&records).expect("made");
+    fs::set_permissions(&records, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("a mode");
+    push();
+    assert_eq!(names(&records), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_home_the_current_directory_is_left_alone() {
+    let world = bundle();
+    let site = Site::start().await;
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(30 * 24 * 3600);
+    world.write("elsewhere/notes.txt", b"mine");
+    let notes = fs::File::options().write(true).open(world.path("elsewhere/notes.txt")).expect("opened");
+    notes.set_modified(old).expect("aged");
+    fs::create_dir(world.path(".airlock-cache")).expect("made");
+    std::os::unix::fs::symlink("../elsewhere", world.path(".airlock-cache/uploads")).expect("a link");
+    let before = names(&world.path(""));
+    let mut push = world.command(&["push", "big.tar", &site.host, "--insecure-skip-verify"]);
+    push.env_remove("XDG_CACHE_HOME").env_remove("HOME");
+    crate::world::Run::from(push.output().expect("airlock")).exits(0);
+    assert_eq!(names(&world.path("elsewhere")), ["notes.txt"]);
+    assert_eq!(names(&world.path("")), before);
+    // And where the cache is needed, that is said.
+    fs::remove_dir_all(world.path(".airlock-cache")).expect("removed");
+    world.spec(
+        "[[file]]\nname = \"x\"\nurl = \"http://127.0.0.1:1/x\"\nsha256 = \"{}\"\n"
+            .replace("{}", &"0".repeat(64))
+            .as_str(),
+    );
+    let mut lock = world.command(&["lock", "--lock-file", "new.lock"]);
+    lock.env_remove("XDG_CACHE_HOME").env_remove("HOME");
+    crate::world::Run::from(lock.output().expect("airlock")).exits(1).says("set XDG_CACHE_HOME");
+    assert!(!world.path(".airlock-cache").exists());
 }
 
 /// A world with a bundle whose image has one layer of [`SIZE`] bytes.

@@ -93,6 +93,12 @@ pub(super) fn claim(root: &Path) -> Result<File> {
     for directory in ["blobs/sha256", "uploads"] {
         fs::create_dir_all(root.join(directory)).map_err(failed)?;
     }
+    // Old files in them are removed.
+    for directory in ["blobs", "blobs/sha256", "uploads"] {
+        if root.join(directory).symlink_metadata().map_err(failed)?.is_symlink() {
+            return Err(Error::input(action(), format!("its directory {directory} is a link")).hint(ANOTHER));
+        }
+    }
     Ok(lock)
 }
 

@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError};
 
@@ -50,7 +50,7 @@ impl Upload {
     }
 
     fn open(path: PathBuf) -> io::Result<Self> {
-        let length = path.metadata()?.len();
+        let length = open(&path)?.metadata()?.len();
         Ok(Self { path, length, hasher: None })
     }
 
@@ -66,7 +66,7 @@ impl Upload {
     pub(in crate::serve) fn append(&mut self, chunks: &[Bytes]) -> io::Result<()> {
         // Opened each time: whoever begins uploads and leaves them takes no file descriptors, and one that has become a blob is
         // not written to any more.
-        let file = File::options().write(true).open(&self.path)?;
+        let file = open(&self.path)?;
         for bytes in chunks {
             file.write_all_at(bytes, self.length)?;
             self.length += bytes.len() as u64;
@@ -79,7 +79,7 @@ impl Upload {
 
     /// The digest of what is there, which is on the disk then.
     fn settle(&mut self) -> io::Result<Digest> {
-        let mut file = File::options().read(true).write(true).open(&self.path)?;
+        let mut file = open(&self.path)?;
         file.set_len(self.length)?;
         file.sync_all()?;
         let mut hasher = self.hasher.take().unwrap_or_default();
@@ -89,6 +89,14 @@ impl Upload {
         }
         self.hasher = Some(hasher.clone());
         Ok(hasher.finish())
+    }
+}
+
+/// Opens an upload's file, and never what a link of its name leads to.
+fn open(path: &Path) -> io::Result<File> {
+    match path.symlink_metadata()?.is_file() {
+        true => file::open_as(path, File::options().read(true).write(true)),
+        false => Err(io::Error::other("it is not a regular file")),
     }
 }
 

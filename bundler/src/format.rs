@@ -172,6 +172,12 @@ pub struct Chart {
     pub values: Vec<Digest>,
     /// The chart's version.
     pub version: String,
+    /// Ids of the keys that signed it in its registry: checked when it was pinned, the maker's word here.
+    #[serde(rename = "signedBy", skip_serializing_if = "Vec::is_empty", default)]
+    pub signed_by: Vec<String>,
+    /// What is carried with it: signatures, attestations, SBOMs.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub attached: Vec<Attached>,
 }
 
 /// A file in the bundle, such as helm itself.

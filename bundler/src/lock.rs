@@ -156,9 +156,15 @@ pub struct LockedChart {
     /// Single values, as for `helm --set`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub set: Vec<String>,
+    /// Ids of the keys that signed it in its registry, where `bundle.toml` asks for one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signed_by: Vec<String>,
     /// Values files, in the order they apply.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<LockedValues>,
+    /// Signatures and the like that its registry has for it, which are carried with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attached: Vec<Attached>,
 }
 
 /// A values file, pinned.
@@ -285,7 +291,9 @@ pub(crate) mod tests {
                 namespace: None,
                 licenses: None,
                 set: vec![],
+                signed_by: vec![],
                 values: vec![LockedValues { path: "values.yaml".into(), digest }],
+                attached: vec![],
             }],
             images: vec![LockedImage {
                 reference: "docker.io/library/redis:8".parse().expect("a reference"),

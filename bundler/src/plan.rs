@@ -162,21 +162,21 @@ async fn plan_image(
         attached: locked.attached.clone(),
     };
     for attached in &image.attached {
-        plan_attached(attached, &name, &source, content).await?;
+        plan_attached(attached, &format!("image {name}"), &source, content).await?;
     }
     // `docker load` takes images only.
     let single = resolved.single.filter(|_| !image.platforms.is_empty());
     Ok((image, single))
 }
 
-/// What belongs to an image.
+/// Plans something that belongs to an image or a chart.
 async fn plan_attached(
     attached: &Attached,
     name: &str,
     source: &ImageSource,
     content: &mut Content,
 ) -> Result<()> {
-    let planning = || format!("planning the {} of image {name}", attached.kind);
+    let planning = || format!("planning the {} of {name}", attached.kind);
     let manifest = source.manifest(&attached.digest.to_string()).await.map_err(|e| e.within(planning()))?;
     let parsed = match image::parse(&manifest.media_type, &manifest.bytes) {
         Ok(Parsed::Manifest(parsed)) if attached.holds(&manifest.bytes) => parsed,
@@ -226,7 +226,19 @@ async fn plan_chart(
         }
         values.push(found);
     }
+    if !locked.attached.is_empty() {
+        let name = format!("chart {}", locked.from);
+        let reference = locked.from.strip_prefix("oci://").and_then(|from| from.parse::<Reference>().ok());
+        let why = "it comes from no registry, where something could belong to it";
+        let reference = reference.ok_or_else(|| Error::input(format!("planning {name}"), why))?;
+        let source = fetch::image_source(&reference, None, sources).await?;
+        for attached in &locked.attached {
+            plan_attached(attached, &name, &source, content).await?;
+        }
+    }
     Ok(format::Chart {
+        attached: locked.attached.clone(),
+        signed_by: locked.signed_by.clone(),
         digest,
         name: locked.name.clone(),
         namespace: locked.namespace.clone(),

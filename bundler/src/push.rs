@@ -118,12 +118,16 @@ fn items<'a>(bundle: &'a VerifiedBundle, mapping: &Mapping) -> Result<Vec<Item<'
         }
         items.push(Item { repository, tag, digest, media_type });
     }
-    let charts = manifest.charts.iter().map(|c| (&c.repository, &c.tag, c.digest));
-    let files = manifest.files.iter().map(|f| (&f.repository, &f.tag, f.manifest));
-    for (below, tag, digest) in charts.chain(files) {
+    let charts = manifest.charts.iter().map(|c| (&c.repository, &c.tag, c.digest, &c.attached[..]));
+    let files = manifest.files.iter().map(|f| (&f.repository, &f.tag, f.manifest, &[][..]));
+    for (below, tag, digest, attached) in charts.chain(files) {
         let repository = mapping.under(below);
         if let Some(image) = owners.get(&repository) {
             return Err(collision(&format!("{below}:{tag}"), image, &repository));
+        }
+        for attached in attached {
+            let (repository, tag) = (repository.clone(), attached.tag.as_deref());
+            items.push(Item { repository, tag, digest: attached.digest, media_type: OCI_MANIFEST });
         }
         items.push(Item { repository, tag: Some(tag), digest, media_type: OCI_MANIFEST });
     }

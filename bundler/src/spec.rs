@@ -35,7 +35,7 @@ pub struct Spec {
     /// Whether signatures, attestations and SBOMs that registries have for an image are carried with it.
     #[serde(default = "carried", skip_serializing_if = "Clone::clone")]
     pub attached: bool,
-    /// Images that somebody must have signed where they come from.
+    /// Images, and charts in registries, that somebody must have signed where they come from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signed: Vec<SignedSpec>,
 }
@@ -44,11 +44,11 @@ fn carried() -> bool {
     true
 }
 
-/// Whose signature images must have.
+/// Keys by which images and charts must be signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SignedSpec {
-    /// Which images: `REGISTRY/REPOSITORY` in full, `*` for any text.
+    /// Which images and charts: `REGISTRY/REPOSITORY` in full, `*` for any text.
     pub images: Vec<String>,
     /// Public keys (PEM), from the directory of `bundle.toml`; one of them must have signed.
     pub keys: Vec<String>,

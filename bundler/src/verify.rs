@@ -13,6 +13,7 @@ use futures_util::Stream;
 use tokio::sync::Semaphore;
 
 use crate::archive::{Entry, Placed};
+use crate::attached::Attached;
 use crate::buffers::Buffers;
 use crate::bundle::Bundle;
 use crate::digest::{Digest, Hasher};
@@ -338,6 +339,10 @@ impl VerifiedBundle {
             for values in &chart.values {
                 self.small(values)?;
             }
+            let stray = |digest: &Digest| {
+                self.refuse(format!("chart {} {}: {digest} is not part of it", chart.name, chart.version))
+            };
+            self.check_attached(&chart.attached, &BTreeSet::from([chart.digest]), stray)?;
         }
         Ok(())
     }
@@ -356,12 +361,7 @@ impl VerifiedBundle {
         image.platforms.values().find(|d| !runnable.contains(*d)).map_or(Ok(()), |d| Err(stray(d)))?;
         let mut subjects = used.clone();
         subjects.extend(image.upstream);
-        for attached in &image.attached {
-            self.artifact(&attached.digest)?;
-            if !subjects.contains(&attached.subject) || !attached.holds(&self.small(&attached.digest)?) {
-                return Err(stray(&attached.digest));
-            }
-        }
+        self.check_attached(&image.attached, &subjects, stray)?;
         let Some(upstream) = &image.upstream else { return Ok(()) };
         // What is carried is pushed by the index, or the manifest, that is made of upstream's: that itself is not its child.
         used.remove(&image.digest);
@@ -427,6 +427,22 @@ impl VerifiedBundle {
     fn child(&self, child: &Descriptor) -> Result<Parsed> {
         let digest = &child.digest;
         image::parse_child(child, &self.small(digest)?).map_err(|e| self.refuse(format!("{digest}: {e}")))
+    }
+
+    /// Checks that what is said to belong to one of `subjects` does, by its own manifest or tag.
+    fn check_attached(
+        &self,
+        attached: &[Attached],
+        subjects: &BTreeSet<Digest>,
+        stray: impl Fn(&Digest) -> Error,
+    ) -> Result<()> {
+        for attached in attached {
+            self.artifact(&attached.digest)?;
+            if !subjects.contains(&attached.subject) || !attached.holds(&self.small(&attached.digest)?) {
+                return Err(stray(&attached.digest));
+            }
+        }
+        Ok(())
     }
 
     /// Reads a manifest that no index lists, with all that it names.

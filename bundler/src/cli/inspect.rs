@@ -101,6 +101,12 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
                 "chart  {} {}  release {}, namespace {namespace}",
                 chart.name, chart.version, chart.release
             );
+            for id in &chart.signed_by {
+                let _ = writeln!(text, "         signed upstream by key {id}, as it was pinned");
+            }
+            for attached in &chart.attached {
+                let _ = writeln!(text, "         has {}", attached.kind);
+            }
         }
         for image in &manifest.images {
             let platforms: Vec<_> = image.platforms.keys().map(ToString::to_string).collect();

@@ -207,3 +207,40 @@ where
         None => builder.build(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugins_of_a_kubeconfig_get_no_password() {
+        let text = "apiVersion: v1\nkind: Config\nusers:\n\
+                    - {name: a, user: {exec: {apiVersion: client.authentication.k8s.io/v1, command: plugin}}}\n\
+                    - {name: b, user: {auth-provider: {name: gcp, config: {cmd-path: gcloud, cmd-drop-env: X}}}}\n";
+        let mut kubeconfig = Kubeconfig::from_yaml(text).expect("a kubeconfig");
+        keep_secrets(&mut kubeconfig);
+        let user = |n: usize| kubeconfig.auth_infos[n].auth_info.clone().expect("a user");
+        let exec = user(0).exec.expect("a plugin");
+        assert_eq!(exec.drop_env, Some(PASSWORDS.map(String::from).to_vec()));
+        let provider = user(1).auth_provider.expect("a provider");
+        assert_eq!(provider.config["cmd-drop-env"], "X AIRLOCK_PASSWORD COSIGN_PASSWORD");
+    }
+
+    #[test]
+    fn pipes_that_a_kubeconfig_names_are_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let pipe = directory.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).expect("a pipe");
+        let pipe = pipe.display();
+        for text in [
+            format!("clusters: [{{name: a, cluster: {{certificate-authority: {pipe}}}}}]"),
+            format!("users: [{{name: a, user: {{client-certificate: {pipe}}}}}]"),
+            format!("users: [{{name: a, user: {{client-key: {pipe}}}}}]"),
+            format!("users: [{{name: a, user: {{tokenFile: {pipe}}}}}]"),
+        ] {
+            let kubeconfig = Kubeconfig::from_yaml(&text).expect("a kubeconfig");
+            let error = check_files(&kubeconfig).expect_err(&text).to_string();
+            assert!(error.contains("a named pipe"), "{error}");
+        }
+    }
+}

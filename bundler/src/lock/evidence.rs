@@ -1,4 +1,4 @@
-//! What upstream says of an image: all that belongs to it, and whose signature it has.
+//! Evidence from upstream about an image or a chart: all that belongs to it, and whose signature it has.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use crate::spec::{SignedSpec, Spec};
 /// Largest signature that is read, in bytes.
 const SIGNATURE_CAP: u64 = 1 << 20;
 
-/// What an image has.
+/// Evidence about an image or a chart.
 #[derive(Default)]
 pub(super) struct Evidence {
     /// What is carried with it.
@@ -42,7 +42,7 @@ struct Layers {
     layers: Vec<Layer>,
 }
 
-/// The keys that must have signed an image, if the spec says so.
+/// The keys that must have signed an image or a chart, if the spec says so.
 pub(super) fn required(
     spec: &Spec,
     reference: &Reference,
@@ -68,13 +68,42 @@ pub(super) async fn look(
     let pinned = resolved.upstream.as_ref().unwrap_or(&resolved.root).digest;
     let mut subjects: BTreeSet<Digest> = resolved.children.iter().map(|child| child.digest).collect();
     subjects.extend([pinned, resolved.root.digest]);
-    let found = attached::find(repository, &subjects).await?;
+    gather(spec, repository, &pinned, &subjects, required).await
+}
+
+/// As [`look`], of a chart in a registry.
+pub(super) async fn of_chart(
+    spec: &Spec,
+    repository: &Repository,
+    chart: &Digest,
+    required: Option<&[PublicKey]>,
+) -> Result<Evidence> {
+    if !spec.attached && required.is_none() {
+        return Ok(Evidence::default());
+    }
+    gather(spec, repository, chart, &BTreeSet::from([*chart]), required).await
+}
+
+/// Tells whether one of the keys that must have signed is among those that were found to have.
+pub(super) fn is_enough(required: Option<&[PublicKey]>, signed_by: &[String]) -> bool {
+    required.is_none_or(|keys| keys.iter().any(|key| signed_by.contains(&key.key_id())))
+}
+
+/// Looks for what belongs to `subjects`, and checks that one of `required` signed `pinned`, which is one of them.
+async fn gather(
+    spec: &Spec,
+    repository: &Repository,
+    pinned: &Digest,
+    subjects: &BTreeSet<Digest>,
+    required: Option<&[PublicKey]>,
+) -> Result<Evidence> {
+    let found = attached::find(repository, subjects).await?;
     let signed_by = match required {
-        Some(keys) => signers(repository, &found, &pinned, keys).await?,
+        Some(keys) => signers(repository, &found, pinned, keys).await?,
         None => Vec::new(),
     };
     if required.is_some() && signed_by.is_empty() {
-        let has = found.iter().filter(|found| found.attached.subject == pinned).count();
+        let has = found.iter().filter(|found| found.attached.subject == *pinned).count();
         let why =
             format!("no key that bundle.toml names for it has signed {pinned} ({has} things belong to it)");
         return Err(Error::trust("checking upstream's signature", why).hint(

@@ -72,9 +72,12 @@ pub async fn pin(
     for image in &spec.images {
         wanted.entry(image.reference.normalised()).or_default().insert("bundle.toml".into());
     }
-    let Survey { charts, mut found, unused } = survey(spec, previous, update, helm, sources).await?;
+    let Survey { mut charts, mut found, unused } = survey(spec, previous, update, helm, sources).await?;
     if !unused.is_empty() {
         return Err(Error::all("reading bundle.toml", unused));
+    }
+    for chart in &mut charts {
+        add_evidence(spec, previous, update, sources, chart).await?;
     }
     let unreadable = found.iter().filter(|f| f.class == Class::Unreadable);
     let unreadable: String = unreadable
@@ -207,10 +210,7 @@ async fn pin_image(
     let remote = from.as_ref().is_none_or(|from| from.starts_with("docker://"));
     let required = evidence::required(spec, &reference, sources)?;
     // What was checked for other keys is checked again.
-    let is_signed = |old: &LockedImage| {
-        let mut keys = required.iter().flatten();
-        required.is_none() || keys.any(|key| old.signed_by.contains(&key.key_id()))
-    };
+    let is_signed = |old: &LockedImage| evidence::is_enough(required.as_deref(), &old.signed_by);
     if let (Some(old), true) = (old, remote && previous.is_some_and(|lock| lock.platforms == spec.platforms))
         && is_signed(old)
     {
@@ -234,6 +234,38 @@ async fn pin_image(
         licenses,
         ..LockedImage::new(reference, from, asked_by, &resolved)
     })
+}
+
+/// Adds to a chart from a registry what belongs to it there, and checks its signature where the spec asks for one.
+async fn add_evidence(
+    spec: &Spec,
+    previous: Option<&Lock>,
+    update: &Update,
+    sources: &Sources<'_>,
+    chart: &mut LockedChart,
+) -> Result<()> {
+    let Some(name) = chart.from.strip_prefix("oci://") else { return Ok(()) };
+    let within = |e: Error| e.within(format!("chart {}", chart.from));
+    let reference: Reference = name.parse().map_err(|e| within(Error::input("reading its reference", e)))?;
+    let required = evidence::required(spec, &reference, sources)?;
+    let is_same = |old: &&LockedChart| old.from == chart.from && old.digest == chart.digest;
+    let old = previous.and_then(|lock| lock.charts.iter().find(is_same));
+    let old = old.filter(|old| !update.moves(&old.name));
+    let Evidence { attached, signed_by } = match old {
+        // What was checked for other keys is checked again.
+        Some(old) if evidence::is_enough(required.as_deref(), &old.signed_by) => Evidence {
+            attached: if spec.attached { old.attached.clone() } else { vec![] },
+            signed_by: old.signed_by.clone(),
+        },
+        _ => {
+            let repository = sources.client.repository(reference.registry(), reference.repository());
+            let evidence = evidence::of_chart(spec, &repository, &chart.digest, required.as_deref()).await;
+            evidence.map_err(within)?
+        }
+    };
+    chart.attached = attached;
+    chart.signed_by = signed_by;
+    Ok(())
 }
 
 /// The spec's charts, and every reference in them.
@@ -343,7 +375,9 @@ fn locked_chart(
         release,
         namespace: spec.namespace.clone(),
         set: spec.set.clone(),
+        signed_by: vec![],
         values,
+        attached: vec![],
     }
 }
 

@@ -19,9 +19,11 @@ use crate::verify::VerifiedBundle;
 /// When the registry refuses, or can't be reached.
 pub(super) async fn list(bundle: &VerifiedBundle, client: &Client, mapping: &Mapping) -> Result<()> {
     let mut lists: BTreeMap<(String, Digest), Vec<Digest>> = BTreeMap::new();
-    for image in &bundle.manifest().images {
-        let repository = mapping.repository(&image.reference);
-        for attached in image.attached.iter().filter(|attached| attached.tag.is_none()) {
+    let manifest = bundle.manifest();
+    let images = manifest.images.iter().map(|image| (mapping.repository(&image.reference), &image.attached));
+    let charts = manifest.charts.iter().map(|chart| (mapping.under(&chart.repository), &chart.attached));
+    for (repository, all) in images.chain(charts) {
+        for attached in all.iter().filter(|attached| attached.tag.is_none()) {
             lists.entry((repository.clone(), attached.subject)).or_default().push(attached.digest);
         }
     }

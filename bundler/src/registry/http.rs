@@ -26,7 +26,6 @@ const PATIENT_TRIES: u32 = 5;
 const FIRST_BACK_OFF: u32 = 120;
 /// Longest wait that a server may ask for (RFC 9110, `Retry-After`); who wants to wait longer does not want to wait here.
 const RETRY_AFTER_CAP: Duration = Duration::from_secs(60);
-/// Hosts that no proxy can reach for us.
 
 /// A request that can be made more than once.
 #[derive(Clone)]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::tables::{Described, Tables};
+use super::tables::{Described, Repository, Tables};
+use crate::attached::Attached;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::{OCI_INDEX, OCI_MANIFEST, Parsed};
@@ -79,21 +80,29 @@ fn add(tables: &mut Tables, bundle: &VerifiedBundle) -> Result<()> {
                 manifests.push((digest, media_type));
             }
         }
-        for attached in &image.attached {
-            manifests.push((attached.digest, OCI_MANIFEST.into()));
-            repository.tags.extend(attached.tag.clone().map(|tag| (tag, attached.digest)));
-        }
+        manifests.extend(add_attached(repository, &image.attached));
         for (digest, media_type) in manifests {
             repository.manifests.insert(digest, describe(&digest, &media_type)?);
         }
     }
-    let charts = bundle.manifest().charts.iter().map(|c| (&c.repository, &c.tag, c.digest));
-    let files = bundle.manifest().files.iter().map(|f| (&f.repository, &f.tag, f.manifest));
-    for (name, tag, digest) in charts.chain(files) {
+    let charts = bundle.manifest().charts.iter().map(|c| (&c.repository, &c.tag, c.digest, &c.attached[..]));
+    let files = bundle.manifest().files.iter().map(|f| (&f.repository, &f.tag, f.manifest, &[][..]));
+    for (name, tag, digest, attached) in charts.chain(files) {
         tables.short.insert(flattened(name), vec![name.clone()]);
         let repository = tables.repositories.entry(name.clone()).or_default();
         repository.tags.insert(tag.clone(), digest);
-        repository.manifests.insert(digest, describe(&digest, OCI_MANIFEST)?);
+        let mut manifests = vec![(digest, OCI_MANIFEST.into())];
+        manifests.extend(add_attached(repository, attached));
+        for (digest, media_type) in manifests {
+            repository.manifests.insert(digest, describe(&digest, &media_type)?);
+        }
     }
     Ok(())
+}
+
+/// Adds the tags of what belongs to an image or a chart; its manifests are the caller's to add.
+fn add_attached(repository: &mut Repository, attached: &[Attached]) -> Vec<(Digest, String)> {
+    let tags = attached.iter().filter_map(|attached| Some((attached.tag.clone()?, attached.digest)));
+    repository.tags.extend(tags);
+    attached.iter().map(|attached| (attached.digest, OCI_MANIFEST.into())).collect()
 }

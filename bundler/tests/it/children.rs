@@ -112,6 +112,31 @@ fn values_that_helm_should_not_read_are_refused_first() {
         assert!(started.elapsed() < Duration::from_secs(10), "{values}");
     }
     let ran = fs::read_to_string(world.path("helm.args")).expect("it ran");
-    assert!(!ran.contains("template"), "{ran}");
+    assert!(!ran.lines().any(|line| line.starts_with("template ")), "{ran}");
     lock("../secret").exits(0);
+}
+
+#[test]
+fn what_helm_reads_is_for_this_user_only() {
+    let world = World::new();
+    helm(&world);
+    let modes = world.path("modes");
+    let modes = format!("[ -z \"$TMPDIR\" ] || ls -ld \"$TMPDIR\"/airlock-* >> {} || true", modes.display());
+    let script = fs::read_to_string(world.path("bin/helm")).expect("the script");
+    world.write("bin/helm", format!("{script}{modes}\n").as_bytes());
+    world.keys("airlock");
+    world.spec("[[chart]]\npath = \"chart\"\n");
+    fs::create_dir(world.path("tmp")).expect("made");
+    run(&world, &["lock"]).exits(0);
+    run(&world, &["build", "--key", "airlock.key", "--output", "app.tar"]).exits(0);
+    let mut render =
+        world.command(&["render", "app.tar", "--key", "airlock.pub", "--registry", "r.example", "--helm"]);
+    render.arg(world.path("bin/helm")).env("TMPDIR", world.path("tmp"));
+    render.output().expect("airlock");
+    let modes = fs::read_to_string(world.path("modes")).expect("helm ran");
+    let directories = modes.lines().filter(|line| line.starts_with('d')).collect::<Vec<_>>();
+    assert!(
+        !directories.is_empty() && directories.iter().all(|line| line.starts_with("drwx------")),
+        "{modes}"
+    );
 }

@@ -68,7 +68,6 @@ fn no_verb_waits_for_a_pipe() {
 #[test]
 fn no_verb_waits_for_a_pipe_that_it_looks_for() {
     let world = World::with_bundle();
-    // Docker's logins: asked for when a registry wants one.
     for name in ["other.tar.partial", "other.tar.partial.journal"] {
         pipe(&world.path(name));
         let run = timed(&world, &["build", "--unsigned", "--output", "other.tar"]);
@@ -76,10 +75,17 @@ fn no_verb_waits_for_a_pipe_that_it_looks_for() {
         let _ = fs::remove_file(world.path(name));
         let _ = fs::remove_file(world.path("other.tar"));
     }
-    for (name, from) in [("redis/index.json", ""), ("redis/oci-layout", ""), ("notes.txt", "")] {
+    for (name, args) in [
+        ("redis/index.json", &["lock", "--update"][..]),
+        ("redis/oci-layout", &["lock", "--update"]),
+        ("notes.txt", &["build", "--unsigned", "--output", "other.tar"]),
+        ("bundle.toml", &["lock"]),
+        ("images.lock", &["lock"]),
+        ("images.lock", &["build", "--unsigned", "--output", "other.tar"]),
+    ] {
         let copy = World::with_bundle();
         pipe(&copy.path(name));
-        timed(&copy, &["lock", "--update"]).exits(1).says(from);
+        timed(&copy, args).exits(1).says(name).says("a named pipe");
     }
 }
 

@@ -82,10 +82,9 @@ fn chart_directory(above: &Path) -> PathBuf {
     write("rooted", "");
     write("b/rooted", "");
     write(".helmignore", "# comment\n*.bak\nignored/\n/rooted\nb/\\[?\\]\n");
-    fs::create_dir(above.join("shared")).expect("made");
-    fs::write(above.join("shared/s.yaml"), "shared").expect("written");
-    std::os::unix::fs::symlink("../shared", chart.join("linked")).expect("a link");
-    std::os::unix::fs::symlink("../shared/s.yaml", chart.join("linked.yaml")).expect("a link");
+    write("shared/s.yaml", "shared");
+    std::os::unix::fs::symlink("shared", chart.join("linked")).expect("a link");
+    std::os::unix::fs::symlink("linked/s.yaml", chart.join("linked.yaml")).expect("a link");
     chart
 }
 

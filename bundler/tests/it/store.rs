@@ -429,6 +429,17 @@ fn what_is_not_a_store_is_left_as_it_is() {
     world.write("site/uploads/photo", b"x");
     start("site").exits(1).says("it has files in it, and is no store").says("an empty directory");
     assert_eq!(names(&world.path("site")), ["uploads"]);
+    // A store that was prepared for us: old files in a directory of another are not ours to remove.
+    for directory in ["uploads", "blobs", "blobs/sha256"] {
+        drop(Served::store(&world, "linked", &[]));
+        let inside = world.path("linked").join(directory);
+        let elsewhere = world.path("elsewhere").join(directory);
+        fs::create_dir_all(elsewhere.parent().expect("a parent")).expect("made");
+        fs::rename(&inside, &elsewhere).expect("moved");
+        std::os::unix::fs::symlink(&elsewhere, &inside).expect("a link");
+        start("linked").exits(1).says(&format!("its directory {directory} is a link"));
+        fs::remove_dir_all(world.path("linked")).expect("removed");
+    }
 
     fs::create_dir_all(world.path("store/lost+found")).expect("a directory");
     let mut served = Served::store(&world, "store", &[]);

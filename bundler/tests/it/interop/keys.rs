@@ -165,3 +165,75 @@ fn cosign_adds_a_second_signature() {
     ];
     tool(&dir, "cosign", &verify).exits(0).says("Verified OK");
 }
+
+/// Flags of `cosign sign-blob` without a transparency log.
+const OFFLINE: [&str; 4] = ["sign-blob", "--yes", "--tlog-upload=false", "--use-signing-config=false"];
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn a_sigstore_bundle_of_cosigns_signs() {
+    let world = World::with_bundle();
+    let dir = world.path("");
+    cosign(&dir, &["generate-key-pair"]).exits(0);
+    tool(&dir, "tar", &["xf", "app.tar", "airlock.json"]).exits(0);
+    let sign = ["--key", "cosign.key", "--bundle"];
+    cosign(&dir, &[&OFFLINE[..], &sign, &["second.json", "airlock.json"]].concat()).exits(0);
+    cosign(&dir, &[&OFFLINE[..], &sign, &["other.json", "bundle.toml"]].concat()).exits(0);
+    let old = ["--new-bundle-format=false"];
+    cosign(&dir, &[&OFFLINE[..], &old, &sign, &["old.json", "airlock.json"]].concat()).exits(0);
+    let kind = fs::read_to_string(world.path("second.json")).expect("a bundle");
+    assert!(kind.contains("application/vnd.dev.sigstore.bundle.v0.3+json"), "{kind}");
+
+    let both =
+        ["verify", "app.tar", "--key", "airlock.pub", "--key", "cosign.pub", "--require-signatures", "2"];
+    let refused = world.run(&both).exits(2).says("1 trusted keys have signed it, and 2 must have");
+    refused.says("hint: get a further signature, 1 in all, of: ");
+    for signature in ["second.json", "old.json"] {
+        world.run(&[&both[..], &["--signature", signature]].concat()).exits(0);
+    }
+    world.run(&[&both[..], &["--signature", "other.json"]].concat()).exits(2).says("it is for another file");
+    let add = |signature: &str, key: &str| {
+        world.run(&["sign", "app.tar", "--signature", signature, "--public-key", key])
+    };
+    add("other.json", "cosign.pub").exits(2).says("it is for another file");
+    add("second.json", "airlock.pub").exits(2).says("it does not hold");
+    add("second.json", "cosign.pub").exits(0);
+    world.run(&both).exits(0);
+
+    // As a command's output, and as `build` takes it.
+    let signer = format!("{} --key cosign.key --bundle /dev/stdout - 2>/dev/null", OFFLINE.join(" "));
+    let args = ["build", "--signer", &format!("cosign {signer} | tail -n 1"), "--public-key", "cosign.pub"];
+    let mut build = world.command(&[&args[..], &["--output", "two.tar"]].concat());
+    Run::from(build.env("COSIGN_PASSWORD", PASSWORD).output().expect("airlock")).exits(0);
+    world.run(&["verify", "two.tar", "--key", "cosign.pub"]).exits(0);
+}
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn a_key_of_cosigns_with_an_empty_password_is_named() {
+    let world = one_image();
+    let mut command = Command::new("cosign");
+    command.current_dir(world.path("")).arg("generate-key-pair").env("COSIGN_PASSWORD", "");
+    Run::from(command.output().expect("cosign")).exits(0);
+    let mut build = world.command(&["build", "--key", "cosign.key", "--output", "app.tar"]);
+    build.env_remove("AIRLOCK_PASSWORD").env("COSIGN_PASSWORD", "");
+    Run::from(build.output().expect("airlock")).exits(0).says("cosign.key has an empty password");
+    world.run(&["verify", "app.tar", "--key", "cosign.pub"]).exits(0);
+}
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn a_key_on_one_line_or_in_long_ones_is_read() {
+    let world = one_image();
+    openssl_key(&world.path(""));
+    for width in ["1", "76", "9999"] {
+        let fold = format!(
+            "for f in pkcs8.pem openssl.pub; do (head -n1 $f; sed '1d;$d' $f | tr -d '\\n' | fold -w {width}; echo; tail -n1 $f) > other.$f; done"
+        );
+        tool(&world.path(""), "sh", &["-c", &fold]).exits(0);
+        tool(&world.path(""), "openssl", &["pkey", "-in", "other.pkcs8.pem", "-noout"]).exits(0);
+        world.run(&["build", "--key", "other.pkcs8.pem", "--output", "app.tar"]).exits(0);
+        world.run(&["verify", "app.tar", "--key", "other.openssl.pub"]).exits(0);
+        fs::remove_file(world.path("app.tar")).expect("removed");
+    }
+}

@@ -177,3 +177,78 @@ fn signatures_go_from_a_registry_that_knows_tags_only_to_the_site() {
     let upstream = Registry::start();
     carries_everything_from(&upstream.host(), &world);
 }
+
+#[test]
+#[ignore = "needs real parts: cargo xtask test"]
+fn a_chart_must_be_signed_and_its_signatures_travel() {
+    let world = World::new();
+    let upstream = Served::store(&world, "upstream", &[]);
+    let version = part("AIRLOCK_TEST_WEB_CHART_VERSION");
+    let from = format!("{}:{version}", part("AIRLOCK_TEST_WEB_CHART").trim_start_matches("oci://"));
+    let name = format!("{}/charts/web", upstream.host);
+    let there = format!("{name}:{version}");
+    let copy = ["cp", "--from-plain-http", "--to-plain-http", &from, &there];
+    tool(Path::new("/"), "oras", &copy).exits(0);
+    for key in ["acme", "other"] {
+        keys(&world, key);
+    }
+    world.keys("airlock");
+    let spec = |key: &str, more: &str| {
+        world.spec(&format!(
+            "{more}\n[[chart]]\noci = \"oci://{name}\"\nversion = \"{version}\"\n\
+             [[signed]]\nimages = [\"{}/charts/*\"]\nkeys = [\"{key}.pub\"]\n",
+            upstream.host
+        ));
+    };
+    let lock = || super::airlock(&world, &["lock"]);
+    let refused = || {
+        lock()
+            .exits(2)
+            .says(&format!("chart oci://{there}@sha256:"))
+            .says("no key that bundle.toml names for it")
+    };
+    spec("acme", "");
+    refused();
+
+    let raw = tool(Path::new("/"), "oras", &["manifest", "fetch", "--plain-http", &there]).exits(0).stdout;
+    let image = format!("{name}@{}", super::sha256(raw.as_bytes()));
+    for more in [&[][..], &["--new-bundle-format=false"]] {
+        let sign = ["--key", "acme.key", "--allow-http-registry"];
+        cosign(&world, &[&["sign"], &OFFLINE[..], &sign, more, &[&image]].concat()).exits(0);
+    }
+    spec("other", "");
+    refused();
+    spec("acme", "");
+    lock().exits(0);
+    let text = fs::read_to_string(world.path("images.lock")).expect("the lock");
+    assert_eq!(text.matches("[[chart.attached]]").count(), 2, "{text}");
+    super::airlock(&world, &["lock", "--check"]).exits(0);
+    // What is pinned for one key is not enough for another.
+    spec("other", "");
+    refused();
+    spec("acme", "");
+
+    super::airlock(&world, &["build", "--key", "airlock.key", "--output", "app.tar"]).exits(0);
+    let shown = world.run(&["inspect", "app.tar", "--key", "airlock.pub"]).exits(0).stdout;
+    assert!(shown.contains("signed upstream by key") && shown.contains("has cosign signature\n"), "{shown}");
+    world.run(&["verify", "app.tar", "--key", "airlock.pub"]).exits(0);
+    let (store, registry) = (Served::store(&world, "site", &[]), Registry::start());
+    let served = Served::start(&world, "app.tar");
+    for site in [&store.host, &registry.host()] {
+        for _ in 0..2 {
+            world.run(&["push", "app.tar", site, "--key", "airlock.pub"]).exits(0);
+        }
+    }
+    for site in [&store.host, &registry.host(), &served.host] {
+        let chart = format!("{site}/charts/web:{version}");
+        accepts(&world, &chart);
+        let old = ["verify", "--key", "acme.pub", "--insecure-ignore-tlog", "--allow-http-registry"];
+        cosign(&world, &[&old[..], &["--new-bundle-format=false", &chart]].concat()).exits(0);
+        assert_eq!(referrers(&world, &chart), ["application/vnd.dev.sigstore.bundle.v0.3+json"], "{site}");
+    }
+
+    spec("acme", "attached = false");
+    lock().exits(0);
+    let text = fs::read_to_string(world.path("images.lock")).expect("the lock");
+    assert!(!text.contains("attached") && text.contains("signed_by"), "{text}");
+}

@@ -87,7 +87,7 @@ impl Auth {
             None => None,
             Some(Challenge::Basic) => match self.login(&authority(url), path).await?.login() {
                 Some(Login { auth: RegistryAuth::Basic(user, password), .. }) => {
-                    Some(Granted { header: basic(&user, &password), until: None })
+                    Some(Granted { header: basic(user, password), until: None })
                 }
                 _ => None,
             },

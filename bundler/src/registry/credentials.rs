@@ -334,7 +334,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let config = directory.path().join("config.json");
         std::fs::write(&config, r#"{"credsStore": "not-installed-here"}"#).expect("written");
-        match find(&[config.clone()], "r.example", "app").await.expect("no error") {
+        match find(std::slice::from_ref(&config), "r.example", "app").await.expect("no error") {
             Search::Failed { why, helper } => {
                 assert!(
                     why.contains("No such file") && helper == "docker-credential-not-installed-here",

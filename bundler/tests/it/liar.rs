@@ -429,7 +429,7 @@ async fn an_upload_goes_where_the_registry_says_and_only_home_with_credentials()
     let mut asked = registry.asked();
     let confirmed = asked.pop().expect("the last request");
     assert_eq!((confirmed.method, confirmed.target), (Method::HEAD, format!("/v2/app/blobs/{digest}")));
-    let put = asked.pop().expect("the one before");
+    let put = asked.into_iter().rfind(|asked| asked.method == Method::PUT).expect("the upload");
     let target = format!("/v2/app/blobs/uploads/uuid?_state=a%3D%3D&digest=sha256%3A{}", digest.hex());
     assert_eq!(
         (put.method, put.target.as_str(), put.body.as_ref()),

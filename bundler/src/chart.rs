@@ -7,6 +7,7 @@
 mod files;
 mod ignore;
 mod metadata;
+mod schema;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -39,6 +40,19 @@ pub struct Chart {
     pub config: Vec<u8>,
     /// The packed chart, a gzipped tar.
     pub content: Vec<u8>,
+    /// The chart itself and every subchart below it.
+    pub(crate) parts: Vec<Part>,
+}
+
+/// A chart or subchart, as far as others ask about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// `parent` or `parent/child`.
+    pub(crate) path: String,
+    /// Annotations of its `Chart.yaml`.
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// Addresses that its `values.schema.json` needs.
+    pub(crate) schema_needs: Vec<String>,
 }
 
 /// Why something is not a chart that can be carried.
@@ -48,6 +62,8 @@ pub(crate) enum ChartError {
     NoMetadata,
     #[error("{0} can't be read: {1}")]
     Yaml(String, String),
+    #[error("{0} has more nodes, deeper nesting or more aliases than is read of a chart's metadata")]
+    TooComplex(String),
     #[error("{0} is not UTF-8 text")]
     NotText(String),
     #[error("{0} has no {1}")]
@@ -90,7 +106,8 @@ pub(crate) enum ChartError {
 
 impl Chart {
     /// Packs the chart in directory `path`: the files that `helm package` takes, in the order of their names, with
-    /// fixed times, owners and modes. `Chart.yaml` stays as it is written; subcharts are unpacked, as by helm.
+    /// fixed times, owners and modes. `Chart.yaml` stays as it is written; subcharts are unpacked, as by helm, but for
+    /// packed ones of which there are several versions.
     ///
     /// # Errors
     /// When it is not a chart that helm would pack, or a declared dependency is not in `charts/`.
@@ -125,15 +142,17 @@ impl Chart {
     /// Annotations of `Chart.yaml`, without those of subcharts.
     #[must_use]
     pub fn annotations(&self) -> BTreeMap<String, String> {
-        #[derive(serde::Deserialize)]
-        struct Annotated {
-            #[serde(default)]
-            annotations: BTreeMap<String, Option<String>>,
-        }
-        // It was written as JSON by us, or read as such.
-        let metadata =
-            serde_json::from_slice(&self.config).unwrap_or(Annotated { annotations: BTreeMap::new() });
-        metadata.annotations.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+        self.parts.first().map(|part| part.annotations.clone()).unwrap_or_default()
+    }
+
+    /// Addresses that schemas of the chart and its subcharts need, each with the chart in front. Nobody follows them: where
+    /// there are some, helm checks no values of the chart.
+    pub(crate) fn schema_needs(&self) -> Vec<String> {
+        let named = |part: &Part| {
+            let needs = part.schema_needs.iter().map(|address| format!("{} ({address})", part.path));
+            needs.collect::<Vec<_>>()
+        };
+        self.parts.iter().flat_map(named).collect()
     }
 
     /// Digest of the manifest: it pins the chart.
@@ -176,7 +195,9 @@ impl Chart {
             &[Descriptor::of(CONTENT, &content)],
             &annotations,
         )?;
-        Ok(Self { name: name.into(), version: version.into(), manifest, config, content })
+        let mut parts = vec![];
+        tree.parts("", &mut parts)?;
+        Ok(Self { name: name.into(), version: version.into(), manifest, config, content, parts })
     }
 }
 
@@ -296,6 +317,17 @@ mod tests {
             names(&chart),
             ["hello/Chart.yaml", "hello/charts/sub/Chart.yaml", "hello/charts/sub/values.yaml"]
         );
+        // Two versions of one subchart, for two aliases.
+        let other = Chart::from_dir(directory(&[("Chart.yaml", &sub.replace("1.0.0", "2.0.0"))]).path());
+        let other = other.expect("a chart");
+        std::fs::write(parent.path().join("charts/sub-2.0.0.tgz"), &other.content).expect("written");
+        let chart = Chart::from_dir(parent.path()).expect("a chart");
+        assert_eq!(
+            names(&chart),
+            ["hello/Chart.yaml", "hello/charts/sub-1.0.0.tgz", "hello/charts/sub-2.0.0.tgz"]
+        );
+        assert_eq!(Chart::from_bytes("again", chart.content.clone()).expect("a chart").parts, chart.parts);
+
         let twice =
             from(&[("Chart.yaml", &wants), ("charts/a/Chart.yaml", sub), ("charts/b/Chart.yaml", sub)]);
         assert!(twice.expect_err("twice").to_string().contains("charts/sub/Chart.yaml is there twice"));
@@ -303,8 +335,12 @@ mod tests {
 
     #[test]
     fn what_helm_would_not_take_is_refused() {
+        let from_there = format!("{METADATA}dependencies: [{{name: sub, repository: 'file://../sub'}}]\n");
+        let many = format!("{METADATA}x: [{}]\n", "1,".repeat(300_000));
         let large = "x".repeat((5 << 20) + 1);
         for (files, says) in [
+            (vec![("Chart.yaml", from_there.as_str())], "not in charts/: sub (file://../sub)"),
+            (vec![("Chart.yaml", many.as_str())], "than is read of a chart's metadata"),
             (vec![("values.yaml", "")], "no Chart.yaml"),
             (vec![("Chart.yaml", "name: [")], "Chart.yaml can't be read"),
             (vec![("Chart.yaml", "apiVersion: v2\nname: hello\n")], "Chart.yaml has no version"),

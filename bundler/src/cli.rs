@@ -452,7 +452,7 @@ impl Cli {
             Verb::Uninstall(args) => uninstall::run(args, printer).await,
             Verb::Audit(args) => audit::run(args, printer).await,
             Verb::Receipts(args) => receipts::run(args, printer).await,
-            Verb::PostRender(args) => install::post_render(args),
+            Verb::PostRender(args) => bundler::postrender::run(&args.job),
         }
     }
 }

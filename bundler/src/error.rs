@@ -137,6 +137,12 @@ impl Error {
         Self { hint: common, ..Self::new(kind.unwrap_or(Kind::Input), action, text) }
     }
 
+    /// The same failure as a matter of somebody else's.
+    #[must_use]
+    pub(crate) fn of_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
+    }
+
     /// Adds what to do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

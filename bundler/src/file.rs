@@ -24,6 +24,19 @@ const SLOW_WRITER: Duration = Duration::from_secs(120);
 /// Time between two looks at a pipe.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Makes a directory for files of this run. It goes with the value.
+///
+/// # Errors
+/// When there is no place for it.
+pub fn temporary() -> Result<tempfile::TempDir> {
+    // What is in it may be secret, and programs are run out of it.
+    let private = std::fs::Permissions::from_mode(0o700);
+    let made = tempfile::Builder::new().prefix("airlock-").permissions(private).tempdir();
+    made.map_err(|e| {
+        Error::input("making a temporary directory", e).hint("point TMPDIR to a directory that is writable")
+    })
+}
+
 /// Opens a regular file, or what a link leads to if it is one.
 ///
 /// # Errors

@@ -180,6 +180,9 @@ pub struct Chart {
     pub attached: Vec<Attached>,
 }
 
+/// Name of the file that a bundle carries helm as.
+pub(crate) const HELM_FILE: &str = "helm";
+
 /// A file in the bundle, such as helm itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct File {

@@ -1,14 +1,21 @@
 //! Real helm, run as a program: what it renders, and what it installs, is what it would without us.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
+use rustix::process::Pid;
 use serde::Deserialize;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::{Error, Result};
+use crate::postrender::PostRenderer;
+
+/// Variables of a proxy, which Go reads in both cases.
+const PROXIES: [&str; 6] =
+    ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+/// A proxy that leads nowhere: the port is reserved.
+const NOWHERE: &str = "http://127.0.0.1:1";
 
 /// Variables that would have helm do something else than what is asked here, or ask another cluster than the one that
 /// was looked at before. (`KUBECONFIG` counts for both; `HELM_DRIVER` says where a site keeps its releases.)
@@ -103,6 +110,23 @@ impl Stop {
             _ = self.terminate.recv() => "SIGTERM",
         }
     }
+
+    /// Does work that may be given up in the middle; `left` says what is there then.
+    ///
+    /// # Errors
+    /// Those of the work, and when we are asked to stop.
+    pub async fn unless_asked<T>(
+        &mut self,
+        doing: &str,
+        left: &str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        tokio::select! {
+            biased;
+            by = self.asked() => Err(Error::input(doing, format!("stopped by {by}; {left}"))),
+            outcome = work => outcome,
+        }
+    }
 }
 
 /// A chart with how it is rendered.
@@ -120,6 +144,43 @@ pub struct Release<'a> {
     pub values: &'a [PathBuf],
     /// Single values.
     pub set: &'a [String],
+    /// Values are not checked against the chart's schemas.
+    pub skip_schema_validation: bool,
+}
+
+/// What helm printed for a release.
+#[derive(Debug)]
+pub struct Templated {
+    /// The manifests.
+    pub text: String,
+    /// How many references the post-renderer rewrote.
+    pub rewritten: usize,
+}
+
+/// Ends helm, and what helm runs, when nobody waits for it any more.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0 {
+            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)))
+    }
+
+    /// Runs a program to its end. Given up, it is ended with all that it runs.
+    async fn output(command: &mut Command) -> std::io::Result<Output> {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut group = Self::of(&child);
+        let output = child.wait_with_output().await;
+        group.0 = None;
+        output
+    }
 }
 
 impl Release<'_> {
@@ -170,22 +231,30 @@ impl Helm {
         self.version.0 >= 4
     }
 
-    /// What a chart renders to, hooks and tests included; with more arguments of helm's.
+    /// Renders a chart as an install would, through the post-renderer, hooks and tests included; with more arguments of
+    /// helm's. It reaches no network.
     ///
     /// # Errors
-    /// What helm says, where it fails.
-    pub async fn template_with(&self, release: &Release<'_>, arguments: &[String]) -> Result<String> {
+    /// Why the post-renderer refuses, else helm's own words.
+    pub(crate) async fn template(
+        &self,
+        release: &Release<'_>,
+        renderer: &PostRenderer,
+        arguments: &[String],
+    ) -> Result<Templated> {
         let doing = format!("rendering release {} of chart {}", release.name, release.title);
-        let output = self
-            .command("template", release)?
-            .args(arguments)
-            .output()
-            .await
-            .map_err(|e| Error::cluster(doing.as_str(), e))?;
-        if !output.status.success() {
-            return Err(Error::cluster(doing, release.helm_error(&output.stderr)));
+        let mut command = self.command("template", release)?;
+        command.args(arguments);
+        for variable in PROXIES {
+            command.env(variable, NOWHERE);
         }
-        String::from_utf8(output.stdout).map_err(|e| Error::cluster(doing, e))
+        command.env_remove("NO_PROXY").env_remove("no_proxy");
+        renderer.add_to(&mut command, self.version.0);
+        let why = |stderr: &[u8]| release.helm_error(stderr);
+        let output = self.run(&doing, command, why).await;
+        let output = output.map_err(|error| renderer.refusal(&doing).unwrap_or_else(|| rendering(error)))?;
+        let text = String::from_utf8(output.stdout).map_err(|e| Error::cluster(doing, e))?;
+        Ok(Templated { text, rewritten: renderer.rewritten() })
     }
 
     /// The custom resource definitions in the chart's `crds/`, and in those of its subcharts.
@@ -204,8 +273,8 @@ impl Helm {
     /// and waited for: it then notes the release as failed, instead of leaving it pending.
     ///
     /// # Errors
-    /// When helm fails: it has then said why.
-    pub async fn upgrade(
+    /// Why the post-renderer refuses, else helm's own words.
+    pub(crate) async fn upgrade(
         &self,
         release: &Release<'_>,
         context: Option<&str>,
@@ -229,8 +298,9 @@ impl Helm {
         if patience.atomic {
             command.arg(if self.version.0 >= 4 { "--rollback-on-failure" } else { "--atomic" });
         }
-        renderer.add_to(&mut command, self.version.0)?;
-        self.change(&doing, command, |stderr| release.helm_error(stderr), stop).await.map(drop)
+        renderer.add_to(&mut command, self.version.0);
+        let done = self.change(&doing, command, |stderr| release.helm_error(stderr), stop).await;
+        done.map(drop).map_err(|error| renderer.refusal(&doing).unwrap_or(error))
     }
 
     /// Back to an older revision; the one before, where none is named.
@@ -311,7 +381,7 @@ impl Helm {
 
     /// Runs helm to its end.
     async fn run(&self, doing: &str, mut command: Command, why: impl Fn(&[u8]) -> String) -> Result<Output> {
-        let output = command.output().await.map_err(|e| Error::cluster(doing, e))?;
+        let output = Group::output(&mut command).await.map_err(|e| Error::cluster(doing, e))?;
         judged(doing, output, why, None)
     }
 
@@ -328,7 +398,7 @@ impl Helm {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|e| Error::cluster(doing, e))?;
-        let pid = child.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?));
+        let mut group = Group::of(&child);
         let mut ended = std::pin::pin!(child.wait_with_output());
         let mut stopped = None;
         let output = loop {
@@ -336,11 +406,12 @@ impl Helm {
                 output = &mut ended => break output.map_err(|e| Error::cluster(doing, e))?,
                 by = stop.asked() => stopped = Some(by),
             }
-            if let Some(pid) = pid {
+            if let Some(pid) = group.0 {
                 // It may have ended in this moment.
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             }
         };
+        group.0 = None;
         // Not of what only asks: manifests have Secrets in them.
         tracing::info!("helm: {}", String::from_utf8_lossy(&output.stdout).trim());
         judged(doing, output, why, stopped)
@@ -356,6 +427,8 @@ impl Helm {
     fn bare(&self, arguments: &[&str]) -> Command {
         let mut command = Command::from(crate::child::command(&self.program));
         command.args(arguments).kill_on_drop(true).stdin(Stdio::null());
+        // Ctrl-C at a terminal reaches a whole group: it is for us, and we end helm.
+        command.process_group(0);
         for variable in FOREIGN {
             command.env_remove(variable);
         }
@@ -376,8 +449,34 @@ impl Helm {
         for value in release.set {
             command.args(["--set", value]);
         }
+        if release.skip_schema_validation {
+            command.arg("--skip-schema-validation");
+        }
         Ok(command)
     }
+}
+
+/// Tells values that the chart does not take, which are the user's, from a chart that helm can't render.
+fn rendering(error: Error) -> Error {
+    const VALUES: [&str; 4] = [
+        "failed to parse ",
+        "failed parsing --set data",
+        "cannot unmarshal yaml document",
+        "values don't meet the specifications of the schema",
+    ];
+    const MANIFESTS: [&str; 3] =
+        ["error merging manifests", "error while parsing post rendered output", "YAML parse error on"];
+    let text = error.to_string();
+    if VALUES.iter().any(|words| text.contains(words)) {
+        let error = error.of_kind(crate::Kind::Input);
+        return error.hint("correct the values: those of bundle.toml, --values or --set");
+    }
+    if MANIFESTS.iter().any(|words| text.contains(words)) {
+        return error.hint(
+            "helm reads a chart's manifests as YAML on their way to a cluster: the chart's template must change at that place",
+        );
+    }
+    error
 }
 
 fn judged(
@@ -422,45 +521,6 @@ fn add_place(command: &mut Command, place: Place<'_>) {
     }
 }
 
-/// airlock as helm's post-renderer.
-pub struct PostRenderer {
-    /// Of the airlock that helm is to run.
-    pub program: PathBuf,
-    /// Its arguments.
-    pub arguments: Vec<OsString>,
-    /// A directory of this run's own, for the plugin that helm 4 wants.
-    pub directory: PathBuf,
-}
-
-/// Name of the environment variable that hands our path to the plugin: its command is split at spaces, and variables
-/// are put in after that.
-const PROGRAM_VARIABLE: &str = "AIRLOCK_POST_RENDERER";
-
-impl PostRenderer {
-    fn add_to(&self, command: &mut Command, helm: u32) -> Result<()> {
-        if helm >= 4 {
-            let plugin = self.directory.join("plugins").join("airlock");
-            let writing = |e| Error::input(format!("writing helm plugin {}", plugin.display()), e);
-            std::fs::create_dir_all(&plugin).map_err(writing)?;
-            let text = format!(
-                "apiVersion: v1\ntype: postrenderer/v1\nname: airlock\nversion: {}\nruntime: subprocess\n\
-                 runtimeConfig:\n  platformCommand:\n  - command: ${{{PROGRAM_VARIABLE}}}\n",
-                env!("CARGO_PKG_VERSION")
-            );
-            std::fs::write(plugin.join("plugin.yaml"), text).map_err(writing)?;
-            command.env("HELM_PLUGINS", self.directory.join("plugins"));
-            command.env(PROGRAM_VARIABLE, &self.program);
-            command.args(["--post-renderer", "airlock"]);
-        } else {
-            command.arg("--post-renderer").arg(&self.program);
-        }
-        for argument in &self.arguments {
-            command.arg("--post-renderer-args").arg(argument);
-        }
-        Ok(())
-    }
-}
-
 /// `v4.2.4` or `v4.2.4+g123` to `(4, 2)`.
 fn parse_version(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.trim().strip_prefix('v')?.split('.');
@@ -471,6 +531,7 @@ fn parse_version(text: &str) -> Option<(u32, u32)> {
 fn helm_error(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
     let error = text.find("Error: ").map_or(&*text, |at| &text[at + 7..]).trim();
+    let error = error.trim_end_matches("Use --debug flag to render out invalid YAML").trim_end();
     if error.is_empty() { "helm failed and did not say why".into() } else { error.into() }
 }
 

@@ -2,29 +2,36 @@
 //! once more in its post-renderer, where what helm really applies goes by.
 
 mod apply;
+mod carried;
 pub mod diff;
+mod namespaces;
 pub mod objects;
 pub mod preflight;
 mod prove;
 pub mod role;
+mod scope;
 mod unpack;
 pub mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
+use crate::file;
 use crate::format::{Chart, Manifest};
-use crate::helm::{Helm, Place, Release};
+use crate::helm::{Helm, Place, Release, Templated};
 use crate::name;
-use crate::reference::Mapping;
-use crate::rewrite::{self, Checked, Pin, Pins};
+use crate::postrender::{Job, PostRenderer, Rewriting};
+use crate::rewrite::Pin;
 use crate::verify::VerifiedBundle;
-use unpack::{carried_helm, unpack};
+use scope::Scopes;
+use unpack::unpack;
 
+pub use crate::postrender::Target;
 pub use apply::{Installed, Observer};
+pub use carried::find_helm;
 pub use prove::Proof;
 
 /// What a site adds to a bundle.
@@ -40,6 +47,8 @@ pub struct Site {
     pub namespace: Option<String>,
     /// Of the kubeconfig.
     pub kube_context: Option<String>,
+    /// Values are not checked against the charts' schemas. Those that need an address are never asked.
+    pub skip_schema_validation: bool,
 }
 
 impl Site {
@@ -70,6 +79,12 @@ impl Site {
 pub struct Rendered {
     /// The release's name.
     pub release: String,
+    /// Its namespace, where one is named.
+    pub namespace: Option<String>,
+    /// The chart.
+    pub chart: String,
+    /// The chart's version.
+    pub version: String,
     /// The manifests.
     pub manifests: String,
     /// How many references were rewritten.
@@ -79,94 +94,16 @@ pub struct Rendered {
     hooks_rewritten: bool,
 }
 
-/// Where manifests are to point.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Target {
-    /// `REGISTRY[/PREFIX]`.
-    pub registry: String,
-    /// Whether the source's host is left out of repositories' names.
-    pub strip_host: bool,
-    /// Whether every repository is directly below `registry`.
-    #[serde(default)]
-    pub flat: bool,
-    /// A Secret with the registry's login, to be in every pod spec.
-    pub pull_secret: Option<String>,
-}
-
-/// What the post-renderer needs to know; a file of the run hands it over.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct RenderJob {
-    images: Vec<Pin>,
-    target: Target,
-}
-
-impl RenderJob {
-    fn new(manifest: &Manifest, target: Target) -> Self {
-        Self { images: manifest.images.iter().map(Pin::from).collect(), target }
-    }
-
-    /// Rewrites a stream of manifests, and refuses it if anything in it points elsewhere.
-    ///
-    /// # Errors
-    /// What the rewriting and the gate say.
-    pub fn run(&self, manifests: &str) -> Result<(String, usize)> {
-        let Target { registry, strip_host, flat, pull_secret } = &self.target;
-        let mapping = Mapping::new(registry, *strip_host)
-            .map_err(|e| Error::input("reading --registry", e))?
-            .flat(*flat);
-        let pins = Pins::new(self.images.iter().cloned());
-        let Checked { pieces, changes } = rewrite::checked(manifests, &pins, &mapping)?;
-        let mut text = pieces.concat();
-        if let Some(secret) = pull_secret {
-            text = rewrite::with_pull_secret(&text, secret)?;
-        }
-        Ok((text, changes.len()))
-    }
-}
-
-/// Why the post-renderer failed, in a file beside its job: helm 4 throws away what its plugins say.
-#[derive(Serialize, Deserialize)]
-struct Refusal {
-    kind: Kind,
-    text: String,
-    hint: Option<String>,
-}
-
-impl Refusal {
-    fn path(job: &Path) -> PathBuf {
-        job.with_extension("refused")
-    }
-
-    /// The failure that was left, if one was.
-    fn read(job: &Path, action: String) -> Option<Error> {
-        let text = std::fs::read(Self::path(job)).ok()?;
-        let Self { kind, text, hint } = serde_json::from_slice(&text).ok()?;
-        let error = Error::new(kind, action, text);
-        Some(match hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        })
-    }
-}
-
-/// Leaves why the post-renderer failed for [`Install::apply`], which says it. Where that can't be written, helm's own
-/// message is all there is.
-pub fn leave_refusal(job: &Path, error: &Error) {
-    let hint = error.hint_text().map(Into::into);
-    let refusal = Refusal { kind: error.kind(), text: error.to_string(), hint };
-    if let Ok(text) = serde_json::to_vec(&refusal) {
-        let _ = std::fs::write(Refusal::path(job), text);
-    }
-}
-
 /// An installation being prepared: charts and values unpacked to a directory of its own.
 pub struct Install<'a> {
     manifest: &'a Manifest,
     charts: Vec<Unpacked<'a>>,
     helm: Helm,
-    job: RenderJob,
+    rewriting: Rewriting,
+    renderer: PostRenderer,
     site: &'a Site,
-    directory: tempfile::TempDir,
+    /// Holds the charts, and goes with this.
+    _directory: tempfile::TempDir,
 }
 
 struct Unpacked<'a> {
@@ -176,6 +113,7 @@ struct Unpacked<'a> {
     values: Vec<PathBuf>,
     set: Vec<String>,
     namespace: Option<String>,
+    skip_schema_validation: bool,
 }
 
 impl<'a> Install<'a> {
@@ -190,13 +128,7 @@ impl<'a> Install<'a> {
         target: Target,
         helm: Option<&Path>,
     ) -> Result<Self> {
-        // Values may be secret, and helm is run out of it.
-        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-        let mut builder = tempfile::Builder::new();
-        let directory = builder.prefix("airlock-").permissions(private).tempdir().map_err(|e| {
-            Error::input("making a temporary directory", e)
-                .hint("point TMPDIR to a directory that is writable")
-        })?;
+        let directory = file::temporary()?;
         let manifest = bundle.manifest();
         let chosen: Vec<&Chart> = manifest
             .charts
@@ -224,21 +156,15 @@ impl<'a> Install<'a> {
             });
         }
         site.check(&chosen)?;
-        let helm = match helm {
-            Some(path) => Helm::find(Some(path))?,
-            // A program is not run on the word of nobody.
-            None if bundle.signer().is_none() => Helm::find(None)?,
-            None => match carried_helm(bundle, directory.path())? {
-                Some(path) => Helm::find(Some(&path))?,
-                None => Helm::find(None)?,
-            },
-        };
+        let helm = find_helm(helm, Some(bundle), directory.path())?;
         let charts = chosen
             .into_iter()
             .enumerate()
             .map(|(n, chart)| unpack(bundle, chart, site, &directory.path().join(n.to_string())))
             .collect::<Result<_>>()?;
-        Ok(Self { manifest, charts, helm, job: RenderJob::new(manifest, target), site, directory })
+        let rewriting = Rewriting { images: manifest.images.iter().map(Pin::from).collect(), target };
+        let renderer = PostRenderer::new(directory.path(), &Job::Rewrite(rewriting.clone()))?;
+        Ok(Self { manifest, charts, helm, rewriting, renderer, site, _directory: directory })
     }
 
     /// Renders, rewrites and gates every chart; applies nothing. `circumstances` are further arguments of `helm template`
@@ -250,13 +176,49 @@ impl<'a> Install<'a> {
         let mut all = Vec::new();
         for chart in &self.charts {
             let release = chart.chart.release.clone();
-            let plain = self.helm.template_with(&chart.release(), &circumstances(&release)).await?;
-            let (manifests, rewritten) =
-                self.job.run(&plain).map_err(|e| e.within(format!("release {release}")))?;
-            let hooks_rewritten = !self.helm.renders_hooks() && hooks(&plain) != hooks(&manifests);
-            all.push(Rendered { release, manifests, rewritten, hooks_rewritten });
+            let Templated { text, rewritten } =
+                self.helm.template(&chart.release(), &self.renderer, &circumstances(&release)).await?;
+            // Once more, since not all goes through a post-renderer: `crds/`, and the hooks of helm 3.
+            let (manifests, more) =
+                self.rewriting.run(&text).map_err(|e| e.within(format!("release {release}")))?;
+            let hooks_rewritten = !self.helm.renders_hooks() && hooks(&text) != hooks(&manifests);
+            all.push(Rendered {
+                release,
+                namespace: chart.namespace.clone(),
+                chart: chart.chart.name.clone(),
+                version: chart.chart.version.clone(),
+                manifests,
+                rewritten: rewritten + more,
+                hooks_rewritten,
+            });
         }
         Ok(all)
+    }
+
+    /// Writes each release's namespace into its objects, as far as they are in one and name none. `namespaced` are kinds
+    /// (`KIND.GROUP`) that are, beside Kubernetes' own and those that the charts define. Returns the kinds that nobody knows.
+    ///
+    /// # Errors
+    /// When helm fails, or an object has no place for its namespace.
+    pub async fn write_namespaces(
+        &self,
+        rendered: &mut [Rendered],
+        namespaced: &[String],
+    ) -> Result<BTreeSet<String>> {
+        let mut scopes = Scopes::new(namespaced);
+        for (chart, rendered) in self.charts.iter().zip(&*rendered) {
+            scopes.define(&objects::objects(&self.helm.definitions(&chart.release()).await?).0);
+            scopes.define(&objects::objects(&rendered.manifests).0);
+        }
+        let mut unknown = BTreeSet::new();
+        for rendered in rendered {
+            let Some(namespace) = &rendered.namespace else { continue };
+            let placed = namespaces::place(&rendered.manifests, namespace, &scopes)
+                .map_err(|e| e.within(format!("release {}", rendered.release)))?;
+            rendered.manifests = placed.text;
+            unknown.extend(placed.unknown);
+        }
+        Ok(unknown)
     }
 
     /// Refuses hooks that would keep the chart's own images: helm 3 hands no hook to a post-renderer.
@@ -317,6 +279,7 @@ impl Unpacked<'_> {
             chart: &self.path,
             values: &self.values,
             set: &self.set,
+            skip_schema_validation: self.skip_schema_validation,
         }
     }
 }

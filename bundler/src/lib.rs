@@ -47,6 +47,7 @@ pub mod helm;
 pub mod image;
 pub mod name;
 pub mod origin;
+pub mod postrender;
 mod private;
 pub mod progress;
 pub mod reference;

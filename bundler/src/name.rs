@@ -17,7 +17,7 @@ const LABEL_LENGTH: usize = 63;
 pub enum NameError {
     /// It can't be part of a repository's path.
     #[error(
-        "{0} {1:?} may have lower-case letters, digits, dots and dashes only, and starts and ends with a letter or digit"
+        "{0} {1:?} may have lower-case letters, digits, dots, dashes and underscores only, and starts and ends with a letter or digit"
     )]
     Component(&'static str, String),
     /// It can't be the last part of a chart's repository.
@@ -76,11 +76,11 @@ pub fn unknown<S: AsRef<str>>(action: impl Into<String>, what: &str, name: &str,
     })
 }
 
-/// A path component as the distribution spec has it, without its repeated separators and underscores.
+/// A path component as the distribution spec has it, without its repeated separators.
 pub(crate) fn component(what: &'static str, name: &str) -> Result<(), NameError> {
     let word =
         |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    if name.len() <= 64 && name.split(['.', '-']).all(word) {
+    if name.len() <= 64 && name.split(['.', '-', '_']).all(word) {
         Ok(())
     } else {
         Err(NameError::Component(what, name.into()))

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::format::HELM_FILE;
 use crate::image::{ImageError, Platform};
 use crate::name::{self, NameError};
 use crate::reference::Reference;
@@ -38,6 +39,9 @@ pub struct Spec {
     /// Images, and charts in registries, that somebody must have signed where they come from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signed: Vec<SignedSpec>,
+    /// The site has a helm of its own: a bundle with charts and without helm is meant so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_helm: bool,
 }
 
 fn carried() -> bool {
@@ -383,6 +387,29 @@ impl Spec {
     pub fn digest(&self) -> Digest {
         // Strings and lists of strings: JSON's writer has no reason to fail.
         Digest::of(&serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// Says which platforms have no helm in a bundle with charts, unless that is meant so.
+    #[must_use]
+    pub fn helm_warning(&self) -> Option<String> {
+        let helms: Vec<_> = self.files.iter().filter(|file| file.name == HELM_FILE).collect();
+        let has =
+            |platform: &Platform| helms.iter().any(|f| f.platform.as_ref().is_none_or(|p| p == platform));
+        let lacking = match &self.platforms {
+            Platforms::All if helms.is_empty() => "any platform".to_owned(),
+            Platforms::All => return None,
+            Platforms::Some(platforms) => {
+                let lacking = platforms.iter().filter(|platform| !has(platform)).map(ToString::to_string);
+                lacking.collect::<Vec<_>>().join(", ")
+            }
+        };
+        if self.charts.is_empty() || self.without_helm || lacking.is_empty() {
+            return None;
+        }
+        Some(format!(
+            "the bundle has charts and no helm for {lacking}: a site without helm can't install them. Carry it as a [[file]] \
+             with name = \"helm\" and its platform, or say without_helm = true in bundle.toml"
+        ))
     }
 
     fn check(&self) -> Result<(), SpecError> {

@@ -13,11 +13,13 @@ use granit_parser::{Parser, ScalarStyle};
 
 use crate::error::{Error, Result};
 
+mod anchors;
 mod documents;
 mod events;
 mod lines;
 mod splice;
 
+pub(crate) use anchors::with_anchors;
 use documents::{Piece, misread, pieces, without_mark};
 use events::{Builder, parser_options};
 
@@ -84,6 +86,12 @@ impl Scalar<'_> {
         self.style == ScalarStyle::Plain
             && !self.tagged
             && matches!(&*self.value, "" | "~" | "null" | "Null" | "NULL")
+    }
+
+    /// Whether it stands between brackets or braces.
+    #[must_use]
+    pub(crate) fn is_in_flow(&self) -> bool {
+        self.in_flow
     }
 }
 

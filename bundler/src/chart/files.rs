@@ -5,9 +5,9 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::ChartError;
 use super::ignore::Rules;
 use super::metadata::Metadata;
+use super::{ChartError, Part, schema};
 
 /// Largest file that helm loads, in bytes.
 const FILE_CAP: u64 = 5 << 20;
@@ -51,6 +51,8 @@ pub(super) struct Tree {
     /// Everything but what is in `charts/`.
     files: Files,
     subcharts: Vec<Tree>,
+    /// Name and bytes of the file in `charts/` that it is packed in, if it is.
+    packed: Option<(String, Vec<u8>)>,
 }
 
 impl Tree {
@@ -81,25 +83,40 @@ impl Tree {
                 continue;
             }
             let read = |budget: &mut Budget| {
-                let packed = name.ends_with(".tgz");
-                let files = match files.remove("") {
-                    Some(bytes) if packed => unpack(&bytes, budget)?,
-                    _ => files,
+                let is_packed = name.ends_with(".tgz");
+                let Some(bytes) = files.remove("").filter(|_| is_packed) else {
+                    return Self::nested(files, budget, depth + 1);
                 };
-                Self::nested(files, budget, depth + 1)
+                let tree = Self::nested(unpack(&bytes, budget)?, budget, depth + 1)?;
+                Ok(Self { packed: Some((name.clone(), bytes)), ..tree })
             };
             subcharts.push(read(budget).map_err(|e| match e {
                 deep @ ChartError::Depth(_) => deep,
                 error => ChartError::Subchart(name.clone(), Box::new(error)),
             })?);
         }
-        Ok(Self { metadata, files, subcharts })
+        Ok(Self { metadata, files, subcharts, packed: None })
+    }
+
+    /// Lists the chart and its subcharts, the outermost first.
+    pub(super) fn parts(&self, above: &str, into: &mut Vec<Part>) -> Result<(), ChartError> {
+        let path = format!("{above}{}", self.metadata.name()?);
+        let schema = self.files.get("values.schema.json");
+        into.push(Part {
+            path: path.clone(),
+            annotations: self.metadata.annotations(),
+            schema_needs: schema.map(|schema| schema::needs(schema)).unwrap_or_default(),
+        });
+        self.subcharts.iter().try_for_each(|chart| chart.parts(&format!("{path}/"), into))
     }
 
     /// Checks that every dependency which the chart declares is in `charts/`.
     pub(super) fn check_dependencies(&self) -> Result<(), ChartError> {
         let there: BTreeSet<&str> = self.subcharts.iter().filter_map(|c| c.metadata.name().ok()).collect();
-        let missing: Vec<&str> = self.metadata.dependencies().filter(|d| !there.contains(d)).collect();
+        let missing = self.metadata.dependencies().filter(|(name, _)| !there.contains(name));
+        let missing: Vec<String> = missing
+            .map(|(name, from)| if from.is_empty() { name.into() } else { format!("{name} ({from})") })
+            .collect();
         if missing.is_empty() { Ok(()) } else { Err(ChartError::MissingDependencies(missing.join(", "))) }
     }
 
@@ -116,7 +133,17 @@ impl Tree {
                 return Err(ChartError::Twice(path));
             }
         }
-        self.subcharts.iter().try_for_each(|chart| chart.collect(&format!("{directory}charts/"), into))
+        for chart in &self.subcharts {
+            let is_same = |other: &&Self| other.metadata.name().ok() == chart.metadata.name().ok();
+            match &chart.packed {
+                // Unpacked they would be in one directory.
+                Some((file, bytes)) if self.subcharts.iter().filter(is_same).count() > 1 => {
+                    into.insert(format!("{directory}charts/{file}"), bytes);
+                }
+                _ => chart.collect(&format!("{directory}charts/"), into)?,
+            }
+        }
+        Ok(())
     }
 }
 

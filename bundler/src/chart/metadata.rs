@@ -124,17 +124,25 @@ impl Metadata {
         required(&self.version, "version")
     }
 
-    /// Names of the charts that must be in `charts/`.
-    pub(super) fn dependencies(&self) -> impl Iterator<Item = &str> {
-        self.dependencies.iter().flatten().map(|d| d.name.as_str())
+    /// Its annotations that have a text.
+    pub(super) fn annotations(&self) -> BTreeMap<String, String> {
+        let all = self.annotations.iter().flatten();
+        all.filter_map(|(key, value)| Some((key.clone(), value.clone()?))).collect()
+    }
+
+    /// Names of the charts that must be in `charts/`, and the repositories that they come from.
+    pub(super) fn dependencies(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.dependencies.iter().flatten().map(|d| (d.name.as_str(), d.repository.as_str()))
     }
 }
 
 fn yaml<T: serde::de::DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T, ChartError> {
     let text = std::str::from_utf8(bytes).map_err(|_| ChartError::NotText(file.into()))?;
     let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins };
-    serde_saphyr::from_str_with_options(text, options)
-        .map_err(|e| ChartError::Yaml(file.into(), e.without_snippet().to_string()))
+    serde_saphyr::from_str_with_options(text, options).map_err(|e| match e.without_snippet() {
+        serde_saphyr::Error::Budget { .. } => ChartError::TooComplex(file.into()),
+        error => ChartError::Yaml(file.into(), error.to_string()),
+    })
 }
 
 fn required<'a>(field: &'a Option<String>, name: &'static str) -> Result<&'a str, ChartError> {
@@ -178,7 +186,7 @@ mod tests {
     fn old_charts_declare_dependencies_elsewhere() {
         let chart = b"name: x\nversion: 1.0.0\n";
         let metadata = Metadata::parse(chart, Some(b"dependencies:\n- name: a\n")).expect("metadata");
-        assert_eq!(metadata.dependencies().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(metadata.dependencies().collect::<Vec<_>>(), [("a", "")]);
         let error = Metadata::parse(chart, Some(b"\xff")).expect_err("not text").to_string();
         assert_eq!(error, "requirements.yaml is not UTF-8 text");
     }

@@ -67,6 +67,9 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     if args.unsigned {
         printer.warn("the bundle is not signed (--unsigned)");
     }
+    if let Some(warning) = spec.helm_warning() {
+        printer.warn(&warning);
+    }
     let value = serde_json::json!({
         "bundle": output.to_string_lossy(), "size": built.size, "manifest_digest": built.manifest_digest, "signed": signer.is_some(), "resumed": built.resumed,
     });

@@ -55,7 +55,9 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         let cache = ContentCache::of_user();
         let sources = Sources { client: &client, cache: &cache, base: lock::base(&args.file) };
         let helm = || Helm::find(args.helm.as_deref());
-        survey(&spec, None, &Update::Nothing, &helm, &sources).await?.found
+        let survey = survey(&spec, None, &Update::Nothing, &helm, &sources).await?;
+        survey.warnings.iter().for_each(|warning| printer.warn(warning));
+        survey.found
     } else {
         let mut all = vec![];
         for path in &args.manifests {

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bundler::cluster::Cluster;
 use bundler::format::Chart;
-use bundler::helm::Patience;
+use bundler::helm::{Patience, Stop};
 use bundler::install::role::roles;
-use bundler::install::{Install, Installed, RenderJob, Site, Target};
+use bundler::install::{Install, Installed, Site, Target};
 use bundler::receipt::{self, Receipt, Registry};
 use bundler::sign::SigningKey;
 use bundler::verify::VerifiedBundle;
@@ -18,10 +17,7 @@ use bundler::{Error, Result};
 
 use super::keys::read_private;
 use super::push::summary;
-use super::{AtSite, Kube, Network, Printer, Trusted, Waiting, preflight};
-
-/// Most that helm may hand to the post-renderer, in bytes.
-const MANIFESTS_CAP: u64 = 256 << 20;
+use super::{AtSite, Kube, Network, Printer, Trusted, Waiting, preflight, render};
 
 /// Arguments of `install`.
 #[derive(clap::Args)]
@@ -98,6 +94,9 @@ pub struct Releases {
     /// Install into this namespace, not into those that the bundle names.
     #[arg(short, long)]
     pub namespace: Option<String>,
+    /// Do not check values against the charts' values.schema.json. A schema that needs an address is never asked.
+    #[arg(long)]
+    pub skip_schema_validation: bool,
     /// The helm to run; the bundle's own or the one on PATH otherwise. The bundle's own is not run unless its signature
     /// was checked.
     #[arg(long, value_name = "PATH", env = "AIRLOCK_HELM")]
@@ -133,6 +132,7 @@ impl Releases {
             set: by_release("--set", &self.set, single_value, &releases)?,
             namespace: self.namespace.clone(),
             kube_context: context.map(Into::into),
+            skip_schema_validation: self.skip_schema_validation,
         })
     }
 
@@ -163,19 +163,30 @@ impl Releases {
 #[derive(clap::Args)]
 pub struct PostRenderArgs {
     /// What `install` wrote for this.
-    job: PathBuf,
+    pub job: PathBuf,
 }
 
+/// What a stop leaves before and after the bundle is pushed.
+const UNCHANGED: &str = "nothing was changed; the same command starts again";
+const PUSHED: &str = "what was pushed stays; the same command resumes";
+
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
+    // From here on a signal ends nothing by itself: files of the run, and helm, go first.
+    let mut stop = Stop::listen()?;
+    let doing = "installing";
     let releases = &args.releases;
     let mapping = releases.at_site.mapping()?;
     let bundle = Arc::new(args.trusted.open(printer)?);
     let site = releases.site(&bundle, args.kube.kube_context.as_deref(), printer)?;
     let mut install = Install::prepare(&bundle, &site, releases.target(), releases.helm.as_deref())?;
     if args.dry_run {
-        let rendered = install.render(|_| vec![]).await?;
-        let value = serde_json::json!({"releases": rendered});
-        return printer.document(&value, rendered.iter().map(|r| r.manifests.as_str()));
+        let work = async {
+            let mut rendered = install.render(|_| vec![]).await?;
+            render::place(&install, &mut rendered, &[], printer).await?;
+            Ok(rendered)
+        };
+        let rendered = stop.unless_asked("rendering", "nothing was written", work).await?;
+        return render::print(&[], &rendered, printer);
     }
     // Asked for before anything is done: it may be a prompt.
     let site_key =
@@ -183,14 +194,18 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let (client, cluster) = (args.network.client()?, args.kube.connect().await?);
     install.settle(cluster.namespace());
     let rendered = if args.skip_preflight {
-        install.render(|_| vec![]).await?
+        stop.unless_asked(doing, UNCHANGED, install.render(|_| vec![])).await?
     } else {
-        let (mut found, rendered) = install.preflight(&cluster).await?;
+        let (mut found, rendered) = stop.unless_asked(doing, UNCHANGED, install.preflight(&cluster)).await?;
         if args.print_role {
             let roles = roles(&found.rights);
             return printer.document(&roles, [&*format!("{roles:#}\n")]);
         }
-        install.check_registry(&client, &mapping, !args.no_push, &mut found).await;
+        let asking = async {
+            install.check_registry(&client, &mapping, !args.no_push, &mut found).await;
+            Ok(())
+        };
+        stop.unless_asked(doing, UNCHANGED, asking).await?;
         if args.preflight {
             printer.result(&found, || preflight::text(&found, args.diff))?;
             return found.passed().and_then(|()| install.check_hooks(&rendered));
@@ -201,15 +216,17 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     };
     install.check_hooks(&rendered)?;
     if !args.allow_downgrade {
-        refuse_downgrade(&install, &bundle, &cluster, site_key.as_ref()).await?;
+        let asking = refuse_downgrade(&install, &bundle, &cluster, site_key.as_ref());
+        stop.unless_asked(doing, UNCHANGED, asking).await?;
     }
     let pushed = if args.no_push {
         None
     } else {
-        Some(bundler::push::push(&bundle, &client, &mapping, &printer.progress()).await?)
+        let progress = printer.progress();
+        let pushing = bundler::push::push(&bundle, &client, &mapping, &progress);
+        Some(stop.unless_asked(doing, PUSHED, pushing).await?)
     };
     let proofs = if args.prove_pull { install.prove_pull(&cluster, &mapping).await? } else { vec![] };
-    let airlock = std::env::current_exe().map_err(|e| Error::input("finding airlock's own program", e))?;
     let patience = Patience {
         wait: args.waiting.wait || args.atomic,
         timeout: args.waiting.timeout.clone(),
@@ -218,7 +235,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     };
     let observer = printer.observer();
     let mut installed = Vec::new();
-    let ended = install.apply(&airlock, &cluster, &rendered, &patience, &*observer, &mut installed).await;
+    let ended = install.apply(&cluster, &rendered, &patience, &*observer, &mut installed, &mut stop).await;
     if installed.is_empty() && ended.is_err() {
         return ended;
     }
@@ -321,32 +338,6 @@ fn by_release(
         sorted.entry(release.into()).or_default().push(value.into());
     }
     Ok(sorted)
-}
-
-/// Manifests in on stdin, out on stdout; a refusal stops helm before it applies anything.
-pub fn post_render(args: &PostRenderArgs) -> Result<()> {
-    render(args).inspect_err(|error| bundler::install::leave_refusal(&args.job, error))
-}
-
-fn render(args: &PostRenderArgs) -> Result<()> {
-    let reading = || format!("reading {}", args.job.display());
-    let job =
-        bundler::file::read(&args.job, bundler::file::TEXT_CAP).map_err(|e| Error::input(reading(), e))?;
-    let job: RenderJob = serde_json::from_slice(&job).map_err(|e| Error::input(reading(), e))?;
-    let mut manifests = String::new();
-    let read = std::io::stdin().take(MANIFESTS_CAP).read_to_string(&mut manifests);
-    read.map_err(|e| Error::input("reading manifests from stdin", e))?;
-    if manifests.len() as u64 == MANIFESTS_CAP {
-        return Err(Error::input(
-            "reading manifests from stdin",
-            format!("there are more than {MANIFESTS_CAP} bytes"),
-        ));
-    }
-    let (text, _) = job.run(&manifests)?;
-    use std::io::Write as _;
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(|e| Error::cluster("handing manifests back to helm", e))
 }
 
 #[cfg(test)]

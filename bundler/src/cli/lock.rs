@@ -71,7 +71,9 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         Some(names) => Update::Only(names.iter().map(|name| in_full(name)).collect()),
     };
     let helm = || Helm::find(args.helm.as_deref());
-    let Pinned { lock, possible } = pin(&spec, previous.as_ref(), &update, &helm, &sources, &now()?).await?;
+    let Pinned { lock, possible, warnings } =
+        pin(&spec, previous.as_ref(), &update, &helm, &sources, &now()?).await?;
+    warnings.iter().for_each(|warning| printer.warn(warning));
     if let Update::Only(names) = &update {
         check_names(names, &lock)?;
     }
@@ -108,6 +110,9 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
             if texts.len() > 3 { ", …" } else { "" },
         ));
         printer.note("`airlock discover` lists them with their places, and why");
+    }
+    if let Some(warning) = spec.helm_warning() {
+        printer.warn(&warning);
     }
     let outcome = Outcome {
         lock_file: args.lock_file.to_string_lossy(),

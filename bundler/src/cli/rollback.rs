@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use bundler::digest::Digest;
-use bundler::helm::{Helm, Patience, Place, Stop};
-use bundler::install::Installed;
+use bundler::helm::{Patience, Place, Stop};
+use bundler::install::{Installed, find_helm};
 use bundler::receipt;
 use bundler::{Error, Result};
 
 use super::keys::read_private;
-use super::{Kube, Printer, Waiting};
+use super::{Kube, Printer, Signed, Waiting};
 
 /// Arguments of `rollback`.
 #[derive(clap::Args)]
@@ -31,17 +31,26 @@ pub struct Args {
     password_file: Option<PathBuf>,
     #[command(flatten)]
     kube: Kube,
-    /// The helm to run; the one on PATH otherwise.
+    /// A bundle to take helm from, where there is none here.
+    #[arg(long, value_name = "FILE")]
+    bundle: Option<PathBuf>,
+    #[command(flatten)]
+    signed: Signed,
+    /// The helm to run; the bundle's own or the one on PATH otherwise.
     #[arg(long, value_name = "PATH", env = "AIRLOCK_HELM")]
     helm: Option<PathBuf>,
 }
 
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     super::check_place(&args.release, args.namespace.as_deref())?;
-    let helm = Helm::find(args.helm.as_deref())?;
+    let bundle = args.bundle.as_ref().map(|path| args.signed.open(path, printer)).transpose()?;
+    // From here on a signal ends nothing by itself: what is in the directory goes first.
+    let mut stop = Stop::listen()?;
+    let directory = bundler::file::temporary()?;
+    let helm = find_helm(args.helm.as_deref(), bundle.as_ref(), directory.path())?;
     let site_key =
         args.site_key.as_deref().map(|path| read_private(path, args.password_file.as_deref())).transpose()?;
-    let cluster = args.kube.connect().await?;
+    let cluster = stop.unless_asked("rolling back", "nothing was changed", args.kube.connect()).await?;
     let namespace = args.namespace.as_deref().unwrap_or(cluster.namespace());
     let context = args.kube.kube_context.as_deref();
     let place = Place { name: &args.release, namespace: Some(namespace), context };
@@ -59,7 +68,6 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     }
     let patience =
         Patience { wait: args.waiting.wait, timeout: args.waiting.timeout.clone(), ..Patience::default() };
-    let mut stop = Stop::listen()?;
     helm.rollback(place, args.revision, &patience, &mut stop).await?;
     let known =
         helm.last(place).await?.ok_or_else(|| Error::cluster(doing(), "helm does not know it afterwards"))?;

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use bundler::cluster::{Cluster, Metadata};
-use bundler::helm::{Helm, Patience, Place, Stop};
+use bundler::helm::{Patience, Place, Stop};
+use bundler::install::find_helm;
+use bundler::verify::VerifiedBundle;
 use bundler::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -19,8 +21,8 @@ pub struct Args {
     /// Every release of the bundle that --bundle names, the last first. The bundle here is the old spelling.
     #[arg(long, value_name = "BUNDLE", num_args = 0..=1, conflicts_with = "release")]
     all: Option<Option<PathBuf>>,
-    /// A bundle.
-    #[arg(long, value_name = "FILE", requires = "all")]
+    /// The bundle: of --all, and to take helm from where there is none here.
+    #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
     #[command(flatten)]
     signed: Signed,
@@ -31,7 +33,7 @@ pub struct Args {
     waiting: Waiting,
     #[command(flatten)]
     kube: Kube,
-    /// The helm to run; the one on PATH otherwise.
+    /// The helm to run; the bundle's own or the one on PATH otherwise.
     #[arg(long, value_name = "PATH", env = "AIRLOCK_HELM")]
     helm: Option<PathBuf>,
 }
@@ -54,12 +56,15 @@ struct Object {
 
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     super::check_place(args.release.as_deref().unwrap_or("all"), args.namespace.as_deref())?;
-    let helm = Helm::find(args.helm.as_deref())?;
-    let releases = releases(args, printer)?;
-    let cluster = args.kube.connect().await?;
+    let bundle = bundle(args)?.map(|path| args.signed.open(path, printer)).transpose()?;
+    // From here on a signal ends nothing by itself: what is in the directory goes first.
+    let mut stop = Stop::listen()?;
+    let directory = bundler::file::temporary()?;
+    let helm = find_helm(args.helm.as_deref(), bundle.as_ref(), directory.path())?;
+    let releases = releases(args, bundle.as_ref());
+    let cluster = stop.unless_asked("uninstalling", "nothing was changed", args.kube.connect()).await?;
     let patience =
         Patience { wait: args.waiting.wait, timeout: args.waiting.timeout.clone(), ..Patience::default() };
-    let mut stop = Stop::listen()?;
     let mut all: Vec<Removed> = Vec::new();
     for (release, namespace) in releases {
         let namespace = namespace.unwrap_or_else(|| cluster.namespace().into());
@@ -96,18 +101,23 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     })
 }
 
-fn releases(args: &Args, printer: &Printer) -> Result<Vec<(String, Option<String>)>> {
-    if let Some(release) = &args.release {
-        return Ok(vec![(release.clone(), args.namespace.clone())]);
+/// The bundle that is named, once.
+fn bundle(args: &Args) -> Result<Option<&PathBuf>> {
+    match args.all.iter().flatten().chain(&args.bundle).collect::<Vec<_>>()[..] {
+        [path] => Ok(Some(path)),
+        [] if args.all.is_none() => Ok(None),
+        _ => Err(Error::input("uninstalling all releases of a bundle", "no single bundle is named")
+            .hint("name it once, with --bundle FILE")),
     }
-    let named = args.all.iter().flatten().chain(&args.bundle).collect::<Vec<_>>();
-    let [path] = named[..] else {
-        return Err(Error::input("uninstalling all releases of a bundle", "no single bundle is named")
-            .hint("name it once, with --bundle FILE"));
-    };
-    let bundle = args.signed.open(path, printer)?;
-    let charts = bundle.manifest().charts.iter().rev();
-    Ok(charts.map(|c| (c.release.clone(), args.namespace.clone().or_else(|| c.namespace.clone()))).collect())
+}
+
+/// The releases to remove, with the namespaces that are known.
+fn releases(args: &Args, bundle: Option<&VerifiedBundle>) -> Vec<(String, Option<String>)> {
+    if let Some(release) = &args.release {
+        return vec![(release.clone(), args.namespace.clone())];
+    }
+    let charts = bundle.into_iter().flat_map(|bundle| bundle.manifest().charts.iter().rev());
+    charts.map(|c| (c.release.clone(), args.namespace.clone().or_else(|| c.namespace.clone()))).collect()
 }
 
 fn partly(error: Error, done: &[Removed]) -> Error {

@@ -9,6 +9,7 @@ use crate::chart::Chart;
 use crate::error::{Error, Result};
 use crate::fetch;
 use crate::helm::{Helm, Release};
+use crate::postrender::PostRenderer;
 use crate::spec::{ChartSpec, Variant};
 
 /// A chart to look into.
@@ -19,6 +20,8 @@ pub struct Subject<'a> {
     pub chart: &'a Chart,
     /// The packed chart in a file, for helm.
     pub packed: &'a Path,
+    /// airlock, for helm.
+    pub(crate) renderer: &'a PostRenderer,
     /// What to call it in messages.
     pub title: &'a str,
     /// Name of its release.
@@ -31,6 +34,8 @@ pub struct Subject<'a> {
 pub struct Told {
     /// The references.
     pub found: Vec<Found>,
+    /// The manifests of each rendering.
+    pub rendered: BTreeSet<String>,
     /// Every text that was found, before the spec had its say.
     pub known: BTreeSet<String>,
     /// Texts to be ignored that were not found.
@@ -46,7 +51,7 @@ impl Subject<'_> {
     /// # Errors
     /// When helm fails, a rendering is not YAML, or a pod's image is to be ignored.
     pub async fn references(&self, helm: &Helm) -> Result<Told> {
-        let (mut all, mut seen) = (Vec::new(), HashSet::new());
+        let (mut all, mut seen, mut rendered) = (Vec::new(), HashSet::new(), BTreeSet::new());
         let texts: BTreeSet<&str> = self.spec.map.iter().map(|meaning| meaning.text.as_str()).collect();
         let mut meant = BTreeSet::new();
         let plain = Variant { values: vec![], set: vec![], kube_version: None, api_versions: vec![] };
@@ -61,6 +66,7 @@ impl Subject<'_> {
                     all.push(found);
                 }
             }
+            rendered.insert(manifests);
         }
         all.extend(self.annotated()?);
         let known: BTreeSet<String> = all.iter().map(|found| found.text.clone()).collect();
@@ -69,7 +75,7 @@ impl Subject<'_> {
         let mapped = texts.iter().filter(|text| !meant.contains(*text) && !known.contains(**text));
         let unused_ignore = ignored.cloned().collect();
         let unused_map = mapped.map(|text| (*text).to_owned()).collect();
-        Ok(Told { found: self.overridden(all)?, known, unused_ignore, unused_map })
+        Ok(Told { found: self.overridden(all)?, rendered, known, unused_ignore, unused_map })
     }
 
     async fn render(&self, helm: &Helm, variant: &Variant) -> Result<String> {
@@ -90,20 +96,26 @@ impl Subject<'_> {
             chart: self.packed,
             values: &files,
             set: &set,
+            skip_schema_validation: !self.chart.schema_needs().is_empty(),
         };
-        helm.template_with(&release, &arguments).await
+        Ok(helm.template(&release, self.renderer, &arguments).await?.text)
     }
 
-    /// References in annotations that list images (`images`, `helm.sh/images`, `artifacthub.io/images`).
+    /// References in annotations that list images (`images`, `helm.sh/images`, `artifacthub.io/images`), of the chart and
+    /// of each subchart, also one that is switched off.
     fn annotated(&self) -> Result<Vec<Found>> {
-        let mut annotations = self.chart.annotations();
-        annotations.retain(|key, _| ends_with_image(key));
-        if annotations.is_empty() {
-            return Ok(vec![]);
+        let mut all = vec![];
+        for part in &self.chart.parts {
+            let mut annotations = part.annotations.clone();
+            annotations.retain(|key, _| ends_with_image(key));
+            if annotations.is_empty() {
+                continue;
+            }
+            let metadata = serde_json::json!({"name": part.path, "annotations": annotations});
+            // JSON is YAML.
+            all.extend(discover(&serde_json::json!({"kind": "Chart", "metadata": metadata}).to_string())?);
         }
-        let metadata = serde_json::json!({"name": self.chart.name, "annotations": annotations});
-        // JSON is YAML.
-        discover(&serde_json::json!({"kind": "Chart", "metadata": metadata}).to_string())
+        Ok(all)
     }
 
     /// What the spec says of what was found, and adds.

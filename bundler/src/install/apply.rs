@@ -2,7 +2,6 @@
 //! said when it ends early.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::objects::{Object, objects};
 use super::waiting::{Trouble, troubles};
-use super::{Install, Refusal, Rendered, Unpacked};
+use super::{Install, Rendered, Unpacked};
 use crate::cluster::{Cluster, Presence};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::helm::{Patience, PostRenderer, Revision, Stop};
+use crate::helm::{Patience, Revision, Stop};
 
 /// How often the cluster is asked what is not ready.
 const POLL: Duration = Duration::from_secs(2);
@@ -47,31 +46,20 @@ pub struct Installed {
 }
 
 impl Install<'_> {
-    /// Installs every chart, in the bundle's order, and adds each to `installed` when it is, also if a later one fails. `airlock` is our
-    /// own program, which helm runs.
+    /// Installs every chart, in the bundle's order, and adds each to `installed` when it is, also if a later one fails.
     ///
     /// # Errors
     /// When the post-renderer refuses, or helm fails: the text says which releases are installed, and how the failed one
     /// was left.
     pub async fn apply(
         &self,
-        airlock: &Path,
         cluster: &Cluster,
         rendered: &[Rendered],
         patience: &Patience,
         observer: &dyn Observer,
         installed: &mut Vec<Installed>,
+        stop: &mut Stop,
     ) -> Result<()> {
-        let job = self.directory.path().join("render.json");
-        let writing = || format!("writing {}", job.display());
-        let text = serde_json::to_vec(&self.job).map_err(|e| Error::input(writing(), e))?;
-        std::fs::write(&job, text).map_err(|e| Error::input(writing(), e))?;
-        let renderer = PostRenderer {
-            program: airlock.into(),
-            arguments: vec!["post-render".into(), job.as_path().into()],
-            directory: self.directory.path().into(),
-        };
-        let mut stop = Stop::listen()?;
         for (chart, rendered) in self.charts.iter().zip(rendered) {
             let name = &chart.chart.release;
             let objects = objects(&rendered.manifests).0;
@@ -84,13 +72,13 @@ impl Install<'_> {
             let is_there = matches!(cluster.presence(namespace).await, Ok(Presence::There));
             let patience = &Patience { make_namespace: !is_there, ..patience.clone() };
             let outcome = tokio::select! {
-                outcome = self.helm.upgrade(&release, context, &renderer, patience, &mut stop) => outcome,
+                outcome = self.helm.upgrade(&release, context, &self.renderer, patience, stop) => outcome,
                 () = watching => Ok(()),
             };
             observer.end(name);
             let done = match outcome {
                 Ok(()) => self.installed(cluster, chart).await,
-                Err(error) => Err(Refusal::read(&job, format!("installing release {name}")).unwrap_or(error)),
+                Err(error) => Err(error),
             };
             match done {
                 Ok(done) => installed.push(done),
@@ -175,7 +163,7 @@ impl Install<'_> {
             (Some(first), _) => format!("{first}; {hint}"),
             (None, true) => format!(
                 "nodes must reach {} by this name, and trust it: --prove-pull shows it before anything is installed; {hint}",
-                self.job.target.registry
+                self.rewriting.target.registry
             ),
             (None, false) => hint,
         };

@@ -59,7 +59,7 @@ impl Install<'_> {
         let mut stop = Stop::listen()?;
         let mut made = Vec::new();
         let outcome = tokio::select! {
-            outcome = prove(cluster, &pods, &wanted, self.job.target.pull_secret.as_deref(), &mut made) => outcome,
+            outcome = prove(cluster, &pods, &wanted, self.rewriting.target.pull_secret.as_deref(), &mut made) => outcome,
             signal = stop.asked() => Err(Error::cluster(doing, format!("stopped by {signal}"))),
         };
         let mut left = Vec::new();

@@ -19,12 +19,18 @@ use crate::file;
 use crate::helm::Helm;
 use crate::name::{self, NameError};
 use crate::origin::Sources;
+use crate::postrender::{Job, PostRenderer, Rewriting, Target};
 use crate::reference::Reference;
 use crate::resolve::{ImageSource, resolve};
+use crate::rewrite::Pin;
 use crate::spec::{ChartSpec, FileSpec, Spec};
+use crate::yaml;
 
 /// Images that are pinned at a time.
 const PARALLEL: usize = 6;
+
+/// Name of the file with a packed chart.
+const PACKED: &str = "chart.tgz";
 
 /// Which existing pins may move.
 #[derive(Clone, Debug)]
@@ -53,6 +59,8 @@ pub struct Pinned {
     pub lock: Lock,
     /// What looks like a reference in the charts but was not taken for an image.
     pub possible: Vec<Found>,
+    /// What the site should know before it finds out.
+    pub warnings: Vec<String>,
 }
 
 /// Pins everything that `spec` wants. `previous` keeps what it pins, unless `update` says otherwise; what is on this
@@ -72,7 +80,8 @@ pub async fn pin(
     for image in &spec.images {
         wanted.entry(image.reference.normalised()).or_default().insert("bundle.toml".into());
     }
-    let Survey { mut charts, mut found, unused } = survey(spec, previous, update, helm, sources).await?;
+    let Survey { mut charts, mut found, unused, rendered, warnings } =
+        survey(spec, previous, update, helm, sources).await?;
     if !unused.is_empty() {
         return Err(Error::all("reading bundle.toml", unused));
     }
@@ -142,10 +151,11 @@ pub async fn pin(
             None => error,
         }
     })?;
+    try_rewriting(&rendered, &lock.images)?;
     if let Some(previous) = previous.filter(|previous| previous.same_content(&lock)) {
         lock = previous.clone();
     }
-    Ok(Pinned { lock, possible })
+    Ok(Pinned { lock, possible, warnings })
 }
 
 /// Pins images and files. What can't be pinned is told all at once. `variables` names environment variables by their places.
@@ -269,6 +279,7 @@ async fn add_evidence(
 }
 
 /// The spec's charts, and every reference in them.
+#[derive(Default)]
 pub struct Survey {
     /// In the spec's order.
     pub charts: Vec<LockedChart>,
@@ -276,6 +287,10 @@ pub struct Survey {
     pub found: Vec<Found>,
     /// What the spec says of the charts in vain: texts to be ignored, or that mean an image, which stand nowhere.
     pub unused: Vec<Error>,
+    /// What each release renders to, in each way.
+    rendered: Vec<(String, BTreeSet<String>)>,
+    /// What the site should know before it finds out.
+    pub warnings: Vec<String>,
 }
 
 /// Fetches the spec's charts, renders them and looks for references. `previous` and `update` as for [`pin`].
@@ -289,7 +304,7 @@ pub async fn survey(
     helm: &dyn Fn() -> Result<Helm>,
     sources: &Sources<'_>,
 ) -> Result<Survey> {
-    let mut survey = Survey { charts: vec![], found: vec![], unused: vec![] };
+    let mut survey = Survey::default();
     if spec.charts.is_empty() {
         return Ok(survey);
     }
@@ -298,7 +313,7 @@ pub async fn survey(
     for chart in &spec.charts {
         let old = previous.map_or(&[][..], |lock| &lock.charts);
         match pin_chart(chart, old, update, &helm, sources).await {
-            Ok((locked, told)) => {
+            Ok((locked, told, warning)) => {
                 let of = |what: &str| format!("chart {}: {what}", locked.release);
                 let said = [
                     (of("`ignore` has texts that were not found:"), &told.unused_ignore),
@@ -308,6 +323,8 @@ pub async fn survey(
                     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
                     survey.unused.extend(unused::refuse(&what, &texts, &told.known).err());
                 }
+                survey.rendered.push((locked.release.clone(), told.rendered));
+                survey.warnings.extend(warning);
                 survey.charts.push(locked);
                 survey.found.extend(told.found);
             }
@@ -317,25 +334,28 @@ pub async fn survey(
     if failures.is_empty() { Ok(survey) } else { Err(Error::all("pinning the charts", failures)) }
 }
 
-/// The pinned chart, and its references.
+/// Pins a chart. Returns it with its references, and with what its site should know.
 async fn pin_chart(
     spec: &ChartSpec,
     old: &[LockedChart],
     update: &Update,
     helm: &Helm,
     sources: &Sources<'_>,
-) -> Result<(LockedChart, Told)> {
+) -> Result<(LockedChart, Told, Option<String>)> {
     let (from, chart) = charts::fetch(spec, old, update, sources).await?;
     let release = spec.release.clone().unwrap_or_else(|| chart.name.clone());
     name::release(&release).map_err(|e| {
         Error::input(format!("choosing a release for chart {from}"), e)
             .hint("give the chart a `release` in bundle.toml that helm takes")
     })?;
-    let packed = packed(&chart)?;
+    let warning = schema_warning(&chart, &release);
+    let directory = packed(&chart)?;
+    let renderer = PostRenderer::new(directory.path(), &Job::Read)?;
     let subject = Subject {
         spec,
         chart: &chart,
-        packed: packed.path(),
+        packed: &directory.path().join(PACKED),
+        renderer: &renderer,
         title: &from,
         release: &release,
         base: sources.base,
@@ -346,16 +366,50 @@ async fn pin_chart(
         let digest = Digest::of(&file::values(&fetch::local(sources.base, path)?)?);
         locked_values.push(LockedValues { path: path.clone(), digest });
     }
-    Ok((locked_chart(spec, chart, from, release, locked_values), told))
+    Ok((locked_chart(spec, chart, from, release, locked_values), told, warning))
 }
 
-/// The packed chart in a file, for helm.
-fn packed(chart: &Chart) -> Result<tempfile::NamedTempFile> {
-    use std::io::Write as _;
-    let writing = |e| Error::input(format!("unpacking chart {} to a temporary file", chart.name), e);
-    let mut file = tempfile::Builder::new().prefix("airlock-").suffix(".tgz").tempfile().map_err(writing)?;
-    file.write_all(&chart.content).map_err(writing)?;
-    Ok(file)
+/// Rewrites every rendering as `install` will, for a registry that does not exist: what the site could not do about is
+/// refused here. `crds/` are left out, which helm applies as they are.
+fn try_rewriting(rendered: &[(String, BTreeSet<String>)], images: &[LockedImage]) -> Result<()> {
+    let target = Target {
+        registry: "registry.invalid:5000".into(),
+        strip_host: false,
+        flat: false,
+        pull_secret: None,
+    };
+    let rewriting = Rewriting { images: images.iter().cloned().map(Pin::from).collect(), target };
+    let is_definition = |document: &&str| {
+        document.lines().any(|line| line.starts_with("# Source: ") && line.contains("/crds/"))
+    };
+    for (release, renderings) in rendered {
+        for manifests in renderings {
+            let manifests: String = yaml::documents(manifests).filter(|d| !is_definition(d)).collect();
+            rewriting.run(&manifests).map_err(|e| {
+                e.within(format!("trying how release {release} will be rewritten at the site"))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Says what the schemas of a chart would need.
+fn schema_warning(chart: &Chart, release: &str) -> Option<String> {
+    let needs = chart.schema_needs();
+    let warning = format!(
+        "release {release}: values.schema.json needs what is not in the chart: {}. Nothing is fetched, here or at the site: \
+         the release's values are not checked against a schema",
+        needs.join(", ")
+    );
+    (!needs.is_empty()).then_some(warning)
+}
+
+/// The packed chart in a directory, for helm.
+fn packed(chart: &Chart) -> Result<tempfile::TempDir> {
+    let writing = |e| Error::input(format!("unpacking chart {} to a temporary directory", chart.name), e);
+    let directory = file::temporary()?;
+    std::fs::write(directory.path().join(PACKED), &chart.content).map_err(writing)?;
+    Ok(directory)
 }
 
 fn locked_chart(

@@ -144,7 +144,7 @@ fn is_plain(text: &str, in_flow: bool) -> bool {
 }
 
 /// Whether `text` can stand in a plain scalar, at its start too.
-fn is_plain_part(text: &str, in_flow: bool) -> bool {
+pub(super) fn is_plain_part(text: &str, in_flow: bool) -> bool {
     // Indicators (YAML 1.2.2, section 5.3); of these, dash, question mark and colon may start a word.
     let starts_otherwise = text.starts_with(|c| " ,[]{}#&*!|>'\"%@`".contains(c))
         || ["- ", "? ", ": ", "--- ", "... "].iter().any(|bad| text.starts_with(bad));
@@ -155,7 +155,7 @@ fn is_plain_part(text: &str, in_flow: bool) -> bool {
     is_printable && !starts_otherwise && !ends_early
 }
 
-fn double_quoted(text: &str) -> String {
+pub(super) fn double_quoted(text: &str) -> String {
     let mut out = String::from('"');
     for c in text.chars() {
         match c {

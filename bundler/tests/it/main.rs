@@ -20,6 +20,7 @@ mod odd_files;
 mod parts;
 mod pins;
 mod pipeline;
+mod promises;
 mod registry;
 mod releases;
 mod resume;

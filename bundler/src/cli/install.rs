@@ -141,7 +141,8 @@ impl Releases {
         let Some(name) = &self.chart else { return Ok(self.releases.clone()) };
         let named = charts.iter().filter(|chart| *name == chart.name || *name == chart.release);
         let chosen: Vec<_> = named.map(|chart| chart.release.clone()).collect();
-        if chosen.is_empty() {
+        // That there are none is said later, whatever is named.
+        if chosen.is_empty() && !charts.is_empty() {
             let known: Vec<_> = charts.iter().map(|chart| &chart.release).collect();
             return Err(bundler::name::unknown("reading --release", "release", name, &known));
         }

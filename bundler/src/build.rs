@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::archive::Layout;
+use crate::bundle::Bundle;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::origin::Sources;
@@ -25,6 +26,7 @@ mod journal;
 mod owned;
 mod partial;
 mod parts;
+mod replace;
 
 use job::Job;
 use partial::Partial;
@@ -38,12 +40,24 @@ pub struct Built {
     pub manifest_digest: Digest,
     /// Bytes of blobs that a build before had fetched.
     pub resumed: u64,
+    /// Keys of the signatures that the file had before, and still has.
+    pub kept: Vec<String>,
 }
 
-/// Writes the tar to `output`, signed by `signer`, or unsigned without one. What the content cache has is taken from there;
-/// with `keeps_blobs`, what came from a registry is put there for the next build.
+/// Choices of a build.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Choices {
+    /// What came from a registry is put into the content cache, for the next build.
+    pub keeps_blobs: bool,
+    /// A file of the output's name is replaced, whatever it is.
+    pub replaces: bool,
+}
+
+/// Writes the tar to `output`, signed by `signer`, or unsigned without one. What the content cache has is taken from there. Of
+/// the same bundle in that file, the signatures of others are kept.
 ///
 /// # Errors
+/// When another bundle in that file would be lost, unless that is chosen.
 /// When something can't be fetched or isn't what its digest says, the file can't be written, or `verify` would refuse it. Nothing is left
 /// behind under the final name. What was fetched when the network failed, or the process ended, is kept in
 /// `OUTPUT.partial`, and the next build of the same bundle goes on from there.
@@ -51,14 +65,21 @@ pub async fn build(
     plan: Plan,
     signer: Option<&Signer>,
     sources: &Sources<'_>,
-    keeps_blobs: bool,
+    choices: Choices,
     output: &Path,
     progress: &Arc<dyn Progress>,
 ) -> Result<Built> {
     let mut partial = Partial::open(output)?;
+    let own = signer.map(|signer| signer.public_key().key_id());
+    let kept = || match choices.replaces {
+        true => Ok(vec![]),
+        false => replace::kept(output, &plan.manifest, &plan.manifest_bytes, own.as_deref()),
+    };
+    // Before anything is fetched.
+    let before = kept()?;
     let signature = match signer {
         Some(signer) => signer.entry(&plan.manifest_bytes)?,
-        None => sign::unsigned(),
+        None => before.into_iter().next().unwrap_or_else(sign::unsigned),
     };
     let manifest_digest = Digest::of(&plan.manifest_bytes);
     let sizes: Vec<u64> = plan.manifest.entries.iter().map(|entry| entry.size).collect();
@@ -88,7 +109,7 @@ pub async fn build(
             origin,
             client: sources.client.clone(),
             cache: sources.cache.clone(),
-            keeps_blobs,
+            keeps_blobs: choices.keeps_blobs,
             target: Arc::clone(&target),
             journal: Arc::clone(&journal),
             progress: Arc::clone(progress),
@@ -112,12 +133,19 @@ pub async fn build(
         return Err(error);
     }
     progress.end();
+    let (kept, mut size) = (kept()?, plan.layout.file_size);
+    let unfinished = crate::file::beside(output, ".partial");
+    for entry in kept.iter().filter(|entry| **entry != signature) {
+        Bundle::add_signature(&unfinished, entry)?;
+        size = std::fs::metadata(&unfinished).map_err(|e| write_error(&unfinished, e))?.len();
+    }
+    let kept = kept.iter().map(|entry| sign::signer(entry)).collect::<Result<_>>()?;
     if let Err(error) = partial.check(signer).await {
         partial.discard();
         return Err(error);
     }
     partial.finish(output)?;
-    Ok(Built { size: plan.layout.file_size, manifest_digest, resumed })
+    Ok(Built { size, manifest_digest, resumed, kept })
 }
 
 fn write_error(path: &Path, error: std::io::Error) -> Error {

@@ -20,11 +20,13 @@ mod rewrite;
 mod rollback;
 mod serve;
 mod sign;
+mod stop;
 mod trust;
 mod uninstall;
 mod verify;
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
 
 use bundler::bundle::Bundle;
 use bundler::cache::ContentCache;
@@ -34,25 +36,30 @@ use bundler::registry::{Client, Options, TRANSFERS};
 use bundler::trust::Policy;
 use bundler::verify::{Trust, VerifiedBundle};
 use bundler::{Error, Result};
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
 
 pub use printer::Printer;
+use printer::Volume;
 use progress::Show;
+use stop::Doing;
 
 /// Carries Helm charts and their container images across an air gap, in one signed file.
 ///
 /// Exit codes: 0 done; 1 input or state of this machine; 2 refused for trust (signature, digest, policy); 3 network or
-/// registry; 4 cluster or helm.
+/// registry; 4 cluster or helm; 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM.
 #[derive(Parser)]
 #[command(name = "airlock", version, max_term_width = 110, propagate_version = true)]
 pub struct Cli {
     /// Print results as JSON.
     #[arg(long, global = true)]
     json: bool,
-    /// Say more on stderr; twice for what goes over the network.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    /// Say more on stderr: a line for each image, blob and request; twice for headers, retries and decisions.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
     verbose: u8,
+    /// Say less on stderr: no progress, notes and warnings, no requests of `serve`; errors, and warnings about trust, are said.
+    #[arg(short, long, global = true)]
+    quiet: bool,
     /// When to use colour.
     #[arg(long, global = true, value_enum, default_value = "auto")]
     color: Color,
@@ -353,7 +360,7 @@ impl Signed {
             }
             Some(Whose::Keys(keys)) => self.keys(&keys)?,
             Some(Whose::Anybody) => {
-                printer.warn(
+                printer.alarm(
                     "the signature is NOT checked (--insecure-skip-verify): anybody may have made this bundle",
                 );
                 Trust::InsecureSkipVerify
@@ -385,39 +392,43 @@ impl Signed {
     }
 }
 
-/// What a verb that was stopped leaves behind.
-const NOTHING: &str = "nothing was written";
-const GOES_ON: &str = "there is no bundle yet; the same command goes on with what was fetched";
-
-/// Work that leaves nothing half-done behind when the process is asked to stop: it is dropped, and removes its files.
-async fn stoppable(doing: &str, left: &'static str, work: impl Future<Output = Result<()>>) -> Result<()> {
-    let waiting = |e| Error::input("waiting for signals", e);
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(waiting)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(waiting)?;
-    let stopped = |by: &str| Error::input(doing, format!("stopped by {by}; {left}"));
-    tokio::select! {
-        outcome = work => outcome,
-        _ = interrupt.recv() => Err(stopped("SIGINT")),
-        _ = terminate.recv() => Err(stopped("SIGTERM")),
-    }
-}
-
 /// The command line, with one old spelling that clap can't know as an alias made a new one.
 pub fn arguments() -> Vec<std::ffi::OsString> {
     mirrors::old_spelling(std::env::args_os().collect())
 }
 
-/// Help, or what is wrong with the command line: as JSON where that was asked for, though not parsed yet.
-pub fn say_usage(error: &clap::Error) {
+/// Options that check less or dare more: not to be suggested for being spelled alike.
+const WEAKER: [&str; 8] = [
+    "--allow-downgrade",
+    "--anonymous-pull",
+    "--anonymous-push",
+    "--force",
+    "--insecure-skip-verify",
+    "--quick",
+    "--skip-preflight",
+    "--unsigned",
+];
+
+/// Says help, or what is wrong with the command line: as JSON where that was asked for, though not parsed yet. Returns the
+/// exit code.
+pub fn say_usage(mut error: clap::Error) -> u8 {
+    if let Some(ContextValue::String(suggested)) = error.get(ContextKind::SuggestedArg)
+        && WEAKER.contains(&suggested.as_str())
+    {
+        error.remove(ContextKind::SuggestedArg);
+        // It has the suggested option in it.
+        error.remove(ContextKind::Usage);
+    }
     if !error.use_stderr() || !std::env::args_os().any(|argument| argument == "--json") {
         let _ = error.print();
-        return;
+        return u8::from(error.use_stderr());
     }
     let text = error.render().to_string();
     let (why, usage) = text.split_once("\n\n").unwrap_or((&text, ""));
     let why = why.trim_start_matches("error: ").trim_end();
     let said = Error::input("reading the command line", why).hint(usage.trim_end());
-    Printer::new(true, 0, false, Show::None).error(&said);
+    Printer::new(true, Volume::Normal, false, Show::None).error(&said);
+    exit_code(&said)
 }
 
 impl Cli {
@@ -425,36 +436,80 @@ impl Cli {
     pub fn printer(&self) -> Printer {
         let auto = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) && printer::at_terminal();
         let color = self.color == Color::Always || (self.color == Color::Auto && auto);
-        Printer::new(self.json, self.verbose, color, self.progress)
+        let volume = if self.quiet { Volume::Quiet } else { Volume::of(self.verbose) };
+        Printer::new(self.json, volume, color, self.progress)
     }
 
-    /// Runs the verb.
-    pub async fn run(&self, printer: &Printer) -> Result<()> {
-        match &self.verb {
-            Verb::Discover(args) => {
-                stoppable("looking for references", NOTHING, discover::run(args, printer)).await
-            }
-            Verb::Lock(args) => stoppable("pinning", NOTHING, lock::run(args, printer)).await,
-            Verb::Build(args) => stoppable("building", GOES_ON, build::run(args, printer)).await,
-            Verb::Keys(args) => keys::run(args, printer),
-            Verb::Sign(args) => sign::run(args, printer),
-            Verb::Trust(args) => trust::run(args, printer),
-            Verb::Verify(args) => verify::run(args, printer),
-            Verb::Inspect(args) => inspect::run(args, printer),
-            Verb::Serve(args) => serve::run(args, printer).await,
-            Verb::Push(args) => push::run(args, printer).await,
-            Verb::Render(args) => stoppable("rendering", NOTHING, render::run(args, printer)).await,
-            Verb::Rewrite(args) => rewrite::run(args, printer),
-            Verb::Install(args) => install::run(args, printer).await,
-            Verb::Mirrors(args) => mirrors::run(args, printer),
-            Verb::Policy(args) => policy::run(args, printer).await,
-            Verb::Rollback(args) => rollback::run(args, printer).await,
-            Verb::Uninstall(args) => uninstall::run(args, printer).await,
-            Verb::Audit(args) => audit::run(args, printer).await,
-            Verb::Receipts(args) => receipts::run(args, printer).await,
-            Verb::PostRender(args) => bundler::postrender::run(&args.job),
+    /// Runs the verb, until it ends or the process is asked to stop. `end` ends the process where the verb can't.
+    pub async fn run(&self, printer: &Printer, end: Sender<Result<()>>) -> Result<()> {
+        stop::stoppable(self.verb.doing(), end, self.verb.run(printer)).await
+    }
+}
+
+impl Verb {
+    async fn run(&self, printer: &Printer) -> Result<()> {
+        match self {
+            Self::Discover(args) => discover::run(args, printer).await,
+            Self::Lock(args) => lock::run(args, printer).await,
+            Self::Build(args) => build::run(args, printer).await,
+            Self::Keys(args) => keys::run(args, printer),
+            Self::Sign(args) => sign::run(args, printer),
+            Self::Trust(args) => trust::run(args, printer),
+            Self::Verify(args) => verify::run(args, printer),
+            Self::Inspect(args) => inspect::run(args, printer),
+            Self::Serve(args) => serve::run(args, printer).await,
+            Self::Push(args) => push::run(args, printer).await,
+            Self::Render(args) => render::run(args, printer).await,
+            Self::Rewrite(args) => rewrite::run(args, printer),
+            Self::Install(args) => install::run(args, printer).await,
+            Self::Mirrors(args) => mirrors::run(args, printer),
+            Self::Policy(args) => policy::run(args, printer).await,
+            Self::Rollback(args) => rollback::run(args, printer).await,
+            Self::Uninstall(args) => uninstall::run(args, printer).await,
+            Self::Audit(args) => audit::run(args, printer).await,
+            Self::Receipts(args) => receipts::run(args, printer).await,
+            Self::PostRender(args) => bundler::postrender::run(&args.job),
         }
     }
+
+    /// The verb's name in the sentence that is said when it is stopped, and the state that it leaves.
+    fn doing(&self) -> Doing {
+        const NOTHING: &str = "nothing was written; the same command starts again";
+        const UNCHANGED: &str = "nothing was changed; the same command starts again";
+        let (work, left) = match self {
+            Self::Discover(_) => ("looking for references", NOTHING),
+            Self::Lock(_) => ("pinning", NOTHING),
+            Self::Build(_) => {
+                ("building", "there is no bundle yet; the same command goes on with what was fetched")
+            }
+            Self::Keys(_) => ("making a key pair", NOTHING),
+            Self::Sign(_) => ("signing", "no signature was added; the same command starts again"),
+            Self::Trust(_) => ("reading the policy", UNCHANGED),
+            Self::Verify(_) => ("verifying", "the bundle is not verified; the same command starts again"),
+            Self::Inspect(_) => ("inspecting", "the same command starts again"),
+            Self::Serve(_) => ("serving", "requests that had not ended were cut off"),
+            Self::Push(_) => ("pushing", "what was sent stays; the same command goes on from there"),
+            Self::Render(_) => ("rendering", NOTHING),
+            Self::Rewrite(_) => ("rewriting", NOTHING),
+            Self::Install(_) => (
+                "installing",
+                "what was pushed stays, no release was changed; the same command goes on from there",
+            ),
+            Self::Mirrors(_) => ("writing node configuration", "the same command writes what is missing"),
+            Self::Policy(_) => ("writing policies", NOTHING),
+            Self::Rollback(_) => ("rolling back", UNCHANGED),
+            Self::Uninstall(_) => ("uninstalling", UNCHANGED),
+            Self::Audit(_) => ("comparing what runs with the bundle", "the same command starts again"),
+            Self::Receipts(_) => ("reading receipts", "the same command starts again"),
+            Self::PostRender(_) => ("rewriting what helm rendered", UNCHANGED),
+        };
+        Doing { work, left }
+    }
+}
+
+/// The exit code of a failure: of the signal, if the process was asked to stop.
+pub fn exit_code(error: &Error) -> u8 {
+    bundler::interrupt::asked().map_or(error.kind().exit_code(), bundler::interrupt::Signal::exit_code)
 }
 
 #[cfg(test)]

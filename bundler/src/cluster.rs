@@ -9,7 +9,7 @@ mod kinds;
 mod node;
 mod pod;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Method, Request};
 use serde::Deserialize;
@@ -262,10 +262,19 @@ impl Cluster {
             .header("Content-Type", "application/json")
             .body(body.map(|body| body.to_string().into_bytes()).unwrap_or_default())
             .map_err(|e| Failure::Other(e.to_string()))?;
-        match tokio::time::timeout(TIMEOUT, self.client.request(request)).await {
+        let (since, shown) =
+            (Instant::now(), format!("{} {}{}", request.method(), self.server, request.uri().path()));
+        let answer = match tokio::time::timeout(TIMEOUT, self.client.request(request)).await {
             Ok(answer) => answer.map_err(Failure::from),
             Err(_) => Err(Failure::Other(format!("no answer for {} seconds", TIMEOUT.as_secs()))),
-        }
+        };
+        let status = match &answer {
+            Ok(_) => "ok".into(),
+            Err(Failure::Api(status)) => status.code.to_string(),
+            Err(Failure::Other(why)) => format!("no answer: {why}"),
+        };
+        tracing::info!("{shown}: {status}, {:.3} s", since.elapsed().as_secs_f64());
+        answer
     }
 }
 

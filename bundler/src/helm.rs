@@ -6,9 +6,9 @@ use std::process::{Output, Stdio};
 use rustix::process::Pid;
 use serde::Deserialize;
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::{Error, Result};
+use crate::interrupt::{self, Unbroken};
 use crate::postrender::PostRenderer;
 
 /// Variables of a proxy, which Go reads in both cases.
@@ -83,49 +83,27 @@ impl Revision {
     }
 }
 
-/// Signals by which we are asked to stop. From the moment that it is made, none of them ends us by itself, and none is
-/// missed.
+/// A change of the cluster that ends in its own way when this process is asked to stop: nothing drops it in the middle.
 pub struct Stop {
-    interrupt: Signal,
-    terminate: Signal,
+    _unbroken: Unbroken,
+    is_told: bool,
 }
 
 impl Stop {
-    /// Listens from now on.
-    ///
-    /// # Errors
-    /// When the system does not let us.
-    pub fn listen() -> Result<Self> {
-        let waiting = |e| Error::input("waiting for signals", e);
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).map_err(waiting)?,
-            terminate: signal(SignalKind::terminate()).map_err(waiting)?,
-        })
+    /// Begins such a change.
+    #[must_use]
+    pub fn listen() -> Self {
+        Self { _unbroken: Unbroken::begin(), is_told: false }
     }
 
-    /// Returns when we are asked to.
+    /// Returns the signal's name when this process is asked to stop; once.
     pub async fn asked(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
+        if self.is_told {
+            std::future::pending::<()>().await;
         }
-    }
-
-    /// Does work that may be given up in the middle; `left` says what is there then.
-    ///
-    /// # Errors
-    /// Those of the work, and when we are asked to stop.
-    pub async fn unless_asked<T>(
-        &mut self,
-        doing: &str,
-        left: &str,
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        tokio::select! {
-            biased;
-            by = self.asked() => Err(Error::input(doing, format!("stopped by {by}; {left}"))),
-            outcome = work => outcome,
-        }
+        let signal = interrupt::wait().await;
+        self.is_told = true;
+        signal.name()
     }
 }
 

@@ -45,6 +45,7 @@ pub mod file;
 pub mod format;
 pub mod helm;
 pub mod image;
+pub mod interrupt;
 pub mod name;
 pub mod origin;
 pub mod postrender;

@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
@@ -196,7 +197,11 @@ impl Push<'_> {
     async fn ask<'a>(&self, items: Vec<Item<'a>>) -> Result<Vec<Missing<'a>>> {
         let asked = futures_util::stream::iter(items).map(|item| async {
             let there = self.repository(&item).head_manifest(&item.target()).await?;
-            if there == Some(item.digest) { Ok(None) } else { self.missing(item, there).map(Some) }
+            if there == Some(item.digest) {
+                tracing::info!("{}:{} {}: is there already", item.repository, item.target(), item.digest);
+                return Ok(None);
+            }
+            self.missing(item, there).map(Some)
         });
         asked.buffered(PARALLEL_QUESTIONS).try_filter_map(|missing| async { Ok(missing) }).try_collect().await
     }
@@ -224,6 +229,7 @@ impl Push<'_> {
             let repository = self.client.repository(self.registry, first);
             if repository.has_blob(&blob.digest).await? {
                 repository.forget_upload(&blob.digest).await;
+                tracing::info!("blob {}: {} bytes, is there already", blob.digest, blob.size);
                 self.progress.resume(blob.size);
             } else {
                 self.send(&repository, blob, Some(Arc::clone(&self.progress))).await?;
@@ -264,7 +270,15 @@ impl Push<'_> {
             let content = self.bundle.stream(blob.digest, from, blob.size - from);
             content.inspect_ok(move |piece| shown.pass(piece.len() as u64)).boxed()
         };
+        let since = Instant::now();
         repository.upload(&blob.digest, blob.size, content).await?;
+        tracing::info!(
+            "blob {}: {} bytes sent to {}, {:.3} s",
+            blob.digest,
+            blob.size,
+            repository.named(&blob.digest.to_string()),
+            since.elapsed().as_secs_f64()
+        );
         self.blobs_sent.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -279,6 +293,9 @@ impl Push<'_> {
             repository.put_manifest(&digest.to_string(), media_type, bytes).await?;
         }
         let put = repository.put_manifest(&item.target(), media_type, self.bundle.small(own)?).await;
+        if put.is_ok() {
+            tracing::info!("{}:{} {own}: is there now", item.repository, item.target());
+        }
         put.map_err(|error| match other {
             Some(other) if error.kind() == Kind::Network => error.hint(format!(
                 "the tag is there already, with {other}, and the registry may not let it be changed (immutable tags): \

@@ -2,6 +2,7 @@
 
 mod auth;
 mod credentials;
+mod exchange;
 mod failure;
 mod http;
 pub(crate) mod names;

@@ -58,6 +58,9 @@ pub struct Change {
 /// What both say.
 pub fn checked<'m>(manifests: &'m str, pins: &Pins, mapping: &Mapping) -> Result<Checked<'m>> {
     if let Ok(Some(done)) = by_document(manifests, pins, mapping) {
+        for Change { place, from, to } in &done.changes {
+            tracing::info!("{place}: {from} becomes {to}");
+        }
         return Ok(done);
     }
     // Something is wrong: all of it once more, for a message with the whole list and with lines of the whole stream.

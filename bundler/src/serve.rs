@@ -1,5 +1,6 @@
 //! A registry: verified tars read-only, straight from the file; or a store that is pushed to.
 
+mod access;
 mod advertise;
 mod api;
 pub mod authority;
@@ -36,6 +37,8 @@ use warp::{Buf, Filter};
 use crate::error::{Error, Result};
 use crate::origin;
 use crate::verify::VerifiedBundle;
+pub use access::{Access, Log};
+use access::{Client, Counted, Entry};
 pub use advertise::Advertised;
 use api::Content;
 use bundles::Bundles;
@@ -147,14 +150,14 @@ impl Server {
         self.tls.iter().try_for_each(|tls| advertised.check_certificate(&tls.certificate))
     }
 
-    /// Serves `registry` until `stop` is ready; then lets connections finish for a while.
-    pub async fn run(self, registry: Registry, stop: impl Future<Output = ()>) {
+    /// Serves `registry` until `stop` is ready; then lets connections finish for a while. `log` gets every request.
+    pub async fn run(self, registry: Registry, log: Log, stop: impl Future<Output = ()>) {
         let registry = Registry { scheme: if self.tls.is_some() { "https" } else { "http" }, ..registry };
         if let Content::Store(store) = &registry.content {
             tokio::spawn(sweep(Arc::downgrade(store)));
         }
         let places = Arc::new(Semaphore::new(places()));
-        let service = warp::service(routes(Arc::new(registry))).map_request(with_path);
+        let service = warp::service(routes(Arc::new(registry), log)).map_request(with_path);
         let graceful = GracefulShutdown::new();
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -162,7 +165,7 @@ impl Server {
                 accepted = accept(&self.listener, &places) => accepted,
                 () = &mut stop => break,
             };
-            let (stream, place) = match accepted {
+            let (stream, client, place) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, most likely: others must finish first.
@@ -171,7 +174,11 @@ impl Server {
                     continue;
                 }
             };
-            let service = TowerToHyperService::new(service.clone());
+            let service = service.clone().map_request(move |mut request: http::Request<_>| {
+                request.extensions_mut().insert(client);
+                request
+            });
+            let service = TowerToHyperService::new(service);
             // Registries' clients speak HTTP/2 only where TLS offers it, and to find out here would wait without end.
             let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
             builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
@@ -207,12 +214,12 @@ impl Server {
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> io::Result<(Stream, OwnedSemaphorePermit)> {
+) -> io::Result<(Stream, Client, OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+    let (stream, client) = listener.accept().await?;
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(SILENCE));
-    Ok((Box::pin(stream), place))
+    Ok((Box::pin(stream), Client(client), place))
 }
 
 /// How many connections there may be: each may take two file descriptors, of which as many are asked for as there may be.
@@ -240,7 +247,7 @@ async fn sweep(store: std::sync::Weak<Store>) {
 pub fn service(
     registry: Registry,
 ) -> impl tower::Service<http::Request<String>, Response = warp::reply::Response, Error = Infallible> {
-    warp::service(routes(Arc::new(registry))).map_request(with_path)
+    warp::service(routes(Arc::new(registry), Arc::new(|_: &Access| {}))).map_request(with_path)
 }
 
 /// A target may have no path (`CONNECT host:1`; RFC 9112, 3.2.3), and warp panics where a filter asks for it.
@@ -253,18 +260,19 @@ fn with_path<B>(mut request: http::Request<B>) -> http::Request<B> {
 
 fn routes(
     registry: Arc<Registry>,
+    log: Log,
 ) -> impl Filter<Extract = (impl warp::Reply,), Error = warp::Rejection> + Clone {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let parts = warp::method().and(warp::path::full()).and(query).and(warp::header::headers_cloned());
-    parts.and(warp::body::stream()).then(
-        move |method: Method, path: warp::path::FullPath, query: String, headers: HeaderMap, body| {
+    parts.and(warp::ext::optional::<Client>()).and(warp::body::stream()).then(
+        move |method: Method, path: warp::path::FullPath, query: String, headers: HeaderMap, client, body| {
             let (registry, body) = (Arc::clone(&registry), incoming(body));
+            let entry = Entry::begin(&log, client, method.as_str(), path.as_str());
             async move {
                 let request =
                     Request { method: &method, path: path.as_str(), query: &query, headers: &headers };
                 let response = registry.answer(&request, body).await;
-                tracing::debug!("{method} {} {}", path.as_str(), response.status());
-                reply(response, method == Method::HEAD)
+                reply(response, method == Method::HEAD, entry)
             }
         },
     )
@@ -279,24 +287,32 @@ fn incoming(
 
 /// Puts a body to a response. A bundle's blob that isn't what its digest says breaks the connection before its last bytes: a
 /// client must not take it for whole.
-fn reply(response: Response<Body>, head: bool) -> warp::reply::Response {
-    fn stream<S>(chunks: S) -> warp::reply::Response
+fn reply(response: Response<Body>, head: bool, mut entry: Entry) -> warp::reply::Response {
+    fn stream<S>(chunks: S, entry: Entry) -> warp::reply::Response
     where
         S: futures_util::Stream<Item = Result<bytes::Bytes>> + Send + Sync + 'static,
     {
-        warp::Reply::into_response(warp::reply::stream(
-            chunks.inspect_err(|error| tracing::error!("{error}")),
-        ))
+        let chunks = Box::pin(chunks.inspect_err(|error| tracing::error!("{error}")));
+        warp::Reply::into_response(warp::reply::stream(Counted { chunks, entry }))
     }
     let (parts, body) = response.into_parts();
+    let length = match &body {
+        _ if head => 0,
+        Body::Full(bytes) => bytes.len() as u64,
+        Body::Blob { length, .. } => *length,
+    };
+    entry.answered(parts.status.as_u16(), length);
     let body = match body {
         _ if head => warp::reply::Response::default().into_body(),
-        Body::Full(bytes) => bytes.into(),
+        Body::Full(bytes) => {
+            entry.pass(length);
+            bytes.into()
+        }
         Body::Blob { holder: Holder::Bundle(bundle), digest, start, length } => {
-            stream(bundle.stream(digest, start, length)).into_body()
+            stream(bundle.stream(digest, start, length), entry).into_body()
         }
         Body::Blob { holder: Holder::File(path), start, length, .. } => {
-            stream(origin::file_chunks(path, start, length)).into_body()
+            stream(origin::file_chunks(path, start, length), entry).into_body()
         }
     };
     Response::from_parts(parts, body)

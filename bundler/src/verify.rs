@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -20,6 +21,7 @@ use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::format::{self, Image, ListedEntry, METADATA_CAP, Manifest};
 use crate::image::{self, Descriptor, ImageError, ImageManifest, LIST_CAP, Parsed};
+use crate::interrupt;
 use crate::progress::Progress;
 use crate::sign::{self, PublicKey};
 
@@ -200,13 +202,17 @@ impl VerifiedBundle {
         let blob = self.blob(digest)?;
         let _alone = blob.checking.lock().unwrap_or_else(PoisonError::into_inner);
         if blob.checked.load(Ordering::Relaxed) {
-            progress.advance(blob.placed.entry.size);
+            progress.resume(blob.placed.entry.size);
             return Ok(());
         }
+        let since = Instant::now();
         self.read(digest, |chunk| {
             progress.advance(chunk.len() as u64);
             Ok(())
-        })
+        })?;
+        let (size, seconds) = (blob.placed.entry.size, since.elapsed().as_secs_f64());
+        tracing::info!("blob {digest}: {size} bytes as signed, {seconds:.3} s");
+        Ok(())
     }
 
     /// Hands a blob to `take`, a chunk at a time, and hashes it on the way: what was taken counts only if this ends
@@ -232,6 +238,7 @@ impl VerifiedBundle {
         let mut buffer = vec![0; CHUNK.min(placed.entry.size) as usize];
         let mut hasher = Hasher::default();
         while at < end {
+            interrupt::check("reading the bundle")?;
             let part = &mut buffer[..CHUNK.min(end - at) as usize];
             self.bundle.read_at(part, at)?;
             hasher.update(part);
@@ -362,6 +369,7 @@ impl VerifiedBundle {
         let mut subjects = used.clone();
         subjects.extend(image.upstream);
         self.check_attached(&image.attached, &subjects, stray)?;
+        tracing::info!("image {}: manifests of {} as signed", image.reference, image.digest);
         let Some(upstream) = &image.upstream else { return Ok(()) };
         // What is carried is pushed by the index, or the manifest, that is made of upstream's: that itself is not its child.
         used.remove(&image.digest);

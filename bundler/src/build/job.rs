@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt as _};
@@ -79,6 +80,7 @@ impl Job {
         // Nobody closes it: jobs take their turns in the order in which they were made.
         let _turn = Arc::clone(&self.transfers).acquire_owned().await.ok();
         let job = Arc::new(self);
+        let since = Instant::now();
         let (mut state, mut resumed) = (State::default(), start);
         if start > 0 {
             // Nothing of it is to be told of again.
@@ -97,6 +99,12 @@ impl Job {
             outcome => outcome?,
         }
         job.record(job.placed.entry.size)?;
+        tracing::info!(
+            "{}: {} bytes, {resumed} of them from before, {:.3} s",
+            job.fetching(),
+            job.placed.entry.size,
+            since.elapsed().as_secs_f64()
+        );
         // What is there already is not stored once more.
         if job.keeps_blobs
             && matches!(job.origin, Origin::Registry(_))

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bundler::build::Choices;
 use bundler::cache::ContentCache;
 use bundler::origin::Sources;
 use bundler::plan::plan;
@@ -33,6 +34,10 @@ pub struct Args {
     /// it takes the room of the images once more. Whatever the cache has is used anyway.
     #[arg(long)]
     keep_blobs: bool,
+    /// Replace a file of that name, whatever it is. Otherwise it is replaced if it is an older bundle of the same name that nobody
+    /// else signed; signatures of others on the same bundle are kept.
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     network: Network,
 }
@@ -61,17 +66,20 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let client = args.network.client()?;
     let sources = Sources { client: &client, cache: &cache, base: lock::base(&args.file) };
     let plan = plan(&lock, &text, &sources).await?;
+    let choices = Choices { keeps_blobs: args.keep_blobs, replaces: args.force };
     let built =
-        bundler::build::build(plan, signer.as_ref(), &sources, args.keep_blobs, &output, &printer.progress())
-            .await?;
-    if args.unsigned {
+        bundler::build::build(plan, signer.as_ref(), &sources, choices, &output, &printer.progress()).await?;
+    if !built.kept.is_empty() {
+        printer.note(&format!("kept the signatures of keys {}", built.kept.join(", ")));
+    }
+    if args.unsigned && built.kept.is_empty() {
         printer.warn("the bundle is not signed (--unsigned)");
     }
     if let Some(warning) = spec.helm_warning() {
         printer.warn(&warning);
     }
     let value = serde_json::json!({
-        "bundle": output.to_string_lossy(), "size": built.size, "manifest_digest": built.manifest_digest, "signed": signer.is_some(), "resumed": built.resumed,
+        "bundle": output.to_string_lossy(), "size": built.size, "manifest_digest": built.manifest_digest, "signed": signer.is_some() || !built.kept.is_empty(), "resumed": built.resumed, "kept_signatures": built.kept,
     });
     printer.result(&value, || {
         format!(

@@ -11,7 +11,7 @@ use bundler::discover::{Class, Found, discover};
 use bundler::helm::Helm;
 use bundler::lock::{Update, survey};
 use bundler::origin::Sources;
-use bundler::{Error, Result};
+use bundler::{Error, Result, interrupt};
 
 use super::{Network, Printer, lock};
 
@@ -89,7 +89,7 @@ pub fn read(path: &std::path::Path) -> Result<String> {
     if path.as_os_str() == "-" {
         let mut text = String::new();
         // More is refused when it is parsed.
-        std::io::stdin().take(STDIN_CAP).read_to_string(&mut text).map_err(failed)?;
+        interrupt::idle(|| std::io::stdin().take(STDIN_CAP).read_to_string(&mut text)).map_err(failed)?;
         return Ok(text);
     }
     bundler::file::read_text(path).map_err(failed)

@@ -138,7 +138,9 @@ impl Releases {
 
     /// Names of the chosen releases; none if all are meant.
     fn chosen(&self, charts: &[Chart]) -> Result<Vec<String>> {
-        let Some(name) = &self.chart else { return Ok(self.releases.clone()) };
+        let Some(name) = self.chart.as_ref().filter(|_| !charts.is_empty()) else {
+            return Ok(self.releases.clone());
+        };
         let named = charts.iter().filter(|chart| *name == chart.name || *name == chart.release);
         let chosen: Vec<_> = named.map(|chart| chart.release.clone()).collect();
         // That there are none is said later, whatever is named.
@@ -167,46 +169,31 @@ pub struct PostRenderArgs {
     pub job: PathBuf,
 }
 
-/// What a stop leaves before and after the bundle is pushed.
-const UNCHANGED: &str = "nothing was changed; the same command starts again";
-const PUSHED: &str = "what was pushed stays; the same command resumes";
-
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
-    // From here on a signal ends nothing by itself: files of the run, and helm, go first.
-    let mut stop = Stop::listen()?;
-    let doing = "installing";
     let releases = &args.releases;
     let mapping = releases.at_site.mapping()?;
     let bundle = Arc::new(args.trusted.open(printer)?);
     let site = releases.site(&bundle, args.kube.kube_context.as_deref(), printer)?;
+    // Asked for before anything is done: it may be a prompt.
+    let site_key = args.site_key.as_deref().filter(|_| !args.dry_run);
+    let site_key = site_key.map(|path| read_private(path, args.password_file.as_deref())).transpose()?;
     let mut install = Install::prepare(&bundle, &site, releases.target(), releases.helm.as_deref())?;
     if args.dry_run {
-        let work = async {
-            let mut rendered = install.render(|_| vec![]).await?;
-            render::place(&install, &mut rendered, &[], printer).await?;
-            Ok(rendered)
-        };
-        let rendered = stop.unless_asked("rendering", "nothing was written", work).await?;
+        let mut rendered = install.render(|_| vec![]).await?;
+        render::place(&install, &mut rendered, &[], printer).await?;
         return render::print(&[], &rendered, printer);
     }
-    // Asked for before anything is done: it may be a prompt.
-    let site_key =
-        args.site_key.as_deref().map(|path| read_private(path, args.password_file.as_deref())).transpose()?;
     let (client, cluster) = (args.network.client()?, args.kube.connect().await?);
     install.settle(cluster.namespace());
     let rendered = if args.skip_preflight {
-        stop.unless_asked(doing, UNCHANGED, install.render(|_| vec![])).await?
+        install.render(|_| vec![]).await?
     } else {
-        let (mut found, rendered) = stop.unless_asked(doing, UNCHANGED, install.preflight(&cluster)).await?;
+        let (mut found, rendered) = install.preflight(&cluster).await?;
         if args.print_role {
             let roles = roles(&found.rights);
             return printer.document(&roles, [&*format!("{roles:#}\n")]);
         }
-        let asking = async {
-            install.check_registry(&client, &mapping, !args.no_push, &mut found).await;
-            Ok(())
-        };
-        stop.unless_asked(doing, UNCHANGED, asking).await?;
+        install.check_registry(&client, &mapping, !args.no_push, &mut found).await;
         if args.preflight {
             printer.result(&found, || preflight::text(&found, args.diff))?;
             return found.passed().and_then(|()| install.check_hooks(&rendered));
@@ -217,15 +204,13 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     };
     install.check_hooks(&rendered)?;
     if !args.allow_downgrade {
-        let asking = refuse_downgrade(&install, &bundle, &cluster, site_key.as_ref());
-        stop.unless_asked(doing, UNCHANGED, asking).await?;
+        refuse_downgrade(&install, &bundle, &cluster, site_key.as_ref()).await?;
     }
     let pushed = if args.no_push {
         None
     } else {
         let progress = printer.progress();
-        let pushing = bundler::push::push(&bundle, &client, &mapping, &progress);
-        Some(stop.unless_asked(doing, PUSHED, pushing).await?)
+        Some(bundler::push::push(&bundle, &client, &mapping, &progress).await?)
     };
     let proofs = if args.prove_pull { install.prove_pull(&cluster, &mapping).await? } else { vec![] };
     let patience = Patience {
@@ -236,6 +221,8 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     };
     let observer = printer.observer();
     let mut installed = Vec::new();
+    // Up to the receipt.
+    let mut stop = Stop::listen();
     let ended = install.apply(&cluster, &rendered, &patience, &*observer, &mut installed, &mut stop).await;
     if installed.is_empty() && ended.is_err() {
         return ended;
@@ -255,7 +242,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     let signed = receipt.sign(site_key.as_ref())?;
     let written = args.receipt.as_deref().map_or(Ok(()), |path| signed.write(path));
     if let Err(error) = signed.keep(&cluster, &receipt).await {
-        printer.warn(&format!("what is installed is, but its receipt is not kept in the cluster: {error}"));
+        printer.alarm(&format!("what is installed is, but its receipt is not kept in the cluster: {error}"));
     }
     // Of what was installed before something failed there is a receipt, too.
     ended.and(written)?;

@@ -49,6 +49,17 @@ impl Observer for Live {
     }
 }
 
+/// Silence.
+pub struct Nothing;
+
+impl Observer for Nothing {
+    fn begin(&self, _: &str) {}
+
+    fn waiting(&self, _: &str, _: &[Trouble]) {}
+
+    fn end(&self, _: &str) {}
+}
+
 /// A line for what is new.
 #[derive(Default)]
 pub struct Lines(Mutex<BTreeSet<Trouble>>);

@@ -7,17 +7,53 @@ use std::sync::Arc;
 
 use bundler::install::Observer;
 use bundler::progress::Progress;
+use bundler::serve::{Access, Log};
 use bundler::{Error, Result};
 use indicatif::HumanBytes;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
-use super::observer::{Lines, Live};
+use super::observer::{Lines, Live, Nothing};
 use super::progress::{Show, progress};
 
+/// How much is said on stderr.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Volume {
+    /// Errors, and warnings about trust.
+    Quiet,
+    /// Notes, warnings and progress too.
+    Normal,
+    /// A line for each image, blob and request too.
+    Verbose,
+    /// Headers, retries and decisions too.
+    Debug,
+}
+
+impl Volume {
+    /// That of so many `-v`.
+    pub fn of(verbose: u8) -> Self {
+        match verbose {
+            0 => Self::Normal,
+            1 => Self::Verbose,
+            _ => Self::Debug,
+        }
+    }
+
+    fn filter(self) -> &'static str {
+        match self {
+            Self::Quiet => "bundler=error,airlock=error",
+            Self::Normal => "bundler=warn,airlock=warn",
+            Self::Verbose => "bundler=info,airlock=info",
+            Self::Debug => "bundler=debug,airlock=debug",
+        }
+    }
+}
+
 /// All output goes through it.
+#[derive(Clone)]
 pub struct Printer {
     json: bool,
+    volume: Volume,
     color: bool,
     show: Show,
 }
@@ -29,13 +65,11 @@ pub fn at_terminal() -> bool {
 
 impl Printer {
     /// Starts logging, too.
-    pub fn new(json: bool, verbose: u8, color: bool, show: Show) -> Self {
-        let level = ["bundler=warn,airlock=warn", "bundler=info,airlock=info", "bundler=debug,airlock=debug"];
-        let filter = level.get(usize::from(verbose)).copied().unwrap_or("debug");
+    pub fn new(json: bool, volume: Volume, color: bool, show: Show) -> Self {
         let format = tracing_subscriber::fmt().with_writer(|| Logged).with_ansi(color).with_target(false);
         // A second subscriber can only be there in a test.
-        let _ = format.without_time().with_env_filter(EnvFilter::new(filter)).try_init();
-        Self { json, color, show }
+        let _ = format.without_time().with_env_filter(EnvFilter::new(volume.filter())).try_init();
+        Self { json, volume, color, show }
     }
 
     /// A result: `value` as JSON, or `text` for a person.
@@ -64,11 +98,21 @@ impl Printer {
 
     /// A line about what is going on.
     pub fn note(&self, text: &str) {
+        if self.is_quiet() {
+            return;
+        }
         stderr(&format!("{}\n", harmless(text)));
     }
 
     /// A line that should be noticed.
     pub fn warn(&self, text: &str) {
+        if !self.is_quiet() {
+            self.alarm(text);
+        }
+    }
+
+    /// A warning that `--quiet` does not silence: about trust, or about something that is lost.
+    pub fn alarm(&self, text: &str) {
         stderr(&format!("{} {}\n", self.paint("33", "warning:"), harmless(text)));
     }
 
@@ -76,7 +120,7 @@ impl Printer {
     pub fn error(&self, error: &Error) {
         if self.json {
             let value = serde_json::json!({
-                "error": error.to_string(), "exit_code": error.kind().exit_code(), "hint": error.hint_text(),
+                "error": error.to_string(), "exit_code": super::exit_code(error), "hint": error.hint_text(),
             });
             return stderr(&harmless(&format!("{value}\n")));
         }
@@ -89,17 +133,47 @@ impl Printer {
 
     /// Shows how far a stage is.
     pub fn progress(&self) -> Arc<dyn Progress> {
-        progress(self.show, self.json, at_terminal())
+        let show = if self.is_quiet() { Show::None } else { self.show };
+        progress(show, self.json, at_terminal())
+    }
+
+    /// Takes the requests of `serve`: a line on stderr for each, as JSON where that is asked for; none with `--quiet`.
+    pub fn access_log(&self) -> Log {
+        match (self.is_quiet(), self.json) {
+            (true, _) => Arc::new(|_| {}),
+            (false, true) => Arc::new(|access| {
+                let line = serde_json::to_string(access).unwrap_or_default();
+                stderr(&harmless(&format!("{line}\n")));
+            }),
+            (false, false) => Arc::new(|access| stderr(&access_line(access))),
+        }
     }
 
     /// Says how an installation goes: redrawn at a terminal, a line for each change elsewhere.
     pub fn observer(&self) -> Box<dyn Observer> {
-        if at_terminal() && !self.json { Box::new(Live::default()) } else { Box::new(Lines::default()) }
+        match () {
+            () if self.is_quiet() => Box::new(Nothing),
+            () if at_terminal() && !self.json => Box::new(Live::default()),
+            () => Box::new(Lines::default()),
+        }
+    }
+
+    /// Whether only errors and warnings about trust are said.
+    pub fn is_quiet(&self) -> bool {
+        self.volume == Volume::Quiet
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
         if self.color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.into() }
     }
+}
+
+/// `2026-11-28T17:06:45.123Z 10.0.0.5:41234 GET /v2/a/manifests/1 200 1234 bytes 0.003 s`.
+fn access_line(access: &Access) -> String {
+    let Access { time, client, method, path, status, bytes, seconds, broken } = access;
+    let client = client.map_or_else(|| "-".into(), |client| client.to_string());
+    let broken = if *broken { ", broken off" } else { "" };
+    harmless(&format!("{time} {client} {method} {path} {status} {bytes} bytes {seconds:.3} s{broken}\n"))
 }
 
 fn stdout(text: &str) -> Result<()> {
@@ -161,6 +235,24 @@ pub fn human(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_is_one_line() {
+        let access = Access {
+            time: "2026-11-28T17:06:45.123Z".into(),
+            client: "[::1]:41234".parse().ok(),
+            method: "GET".into(),
+            path: "/v2/\u{1b}[2J".into(),
+            status: 200,
+            bytes: 1234,
+            seconds: 0.0032,
+            broken: true,
+        };
+        assert_eq!(
+            access_line(&access),
+            "2026-11-28T17:06:45.123Z [::1]:41234 GET /v2/\\u001b[2J 200 1234 bytes 0.003 s, broken off\n"
+        );
+    }
 
     #[test]
     fn nothing_steers_a_terminal() {

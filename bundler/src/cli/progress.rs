@@ -1,12 +1,13 @@
 //! How far a stage is, for people and programs: a bar at a terminal, now and then a line elsewhere. Bytes done never go back;
 //! the rate is that of this run, so that what a run before had done makes no time left too short.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bundler::progress::{Progress, Silent};
 use clap::ValueEnum;
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
 use super::printer::stderr;
 
@@ -35,39 +36,63 @@ pub fn progress(show: Show, json: bool, at_terminal: bool) -> Arc<dyn Progress> 
 
 /// A bar with bytes done, rate and time left.
 #[derive(Default)]
-struct Bar(Mutex<Option<ProgressBar>>);
+struct Bar(Mutex<Option<Drawn>>);
+
+/// A bar that is drawn.
+struct Drawn {
+    bar: ProgressBar,
+    /// Bytes that a run before had done.
+    resumed: Arc<AtomicU64>,
+}
 
 impl Bar {
-    fn with(&self, f: impl FnOnce(&mut Option<ProgressBar>)) {
+    fn with(&self, f: impl FnOnce(&mut Option<Drawn>)) {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
+/// The bar's line. Rate and time left are not indicatif's own, which take bytes from before for bytes of this run.
+fn style(resumed: &Arc<AtomicU64>) -> ProgressStyle {
+    let style = ProgressStyle::with_template("{msg:>9} {wide_bar} {bytes}/{total_bytes} {rate} {left}");
+    let pace = |state: &ProgressState, resumed: &AtomicU64| {
+        let total = state.len().unwrap_or_default();
+        pace(total, state.pos(), resumed.load(Ordering::Relaxed), state.elapsed())
+    };
+    let (resumed, also) = (Arc::clone(resumed), Arc::clone(resumed));
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = style.with_key("rate", move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let _ = write!(out, "{}/s", HumanBytes(pace(state, &resumed).0));
+    });
+    style.with_key("left", move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let left = pace(state, &also).1.map(|left| HumanDuration(Duration::from_secs(left)).to_string());
+        let _ = out.write_str(left.as_deref().unwrap_or("-"));
+    })
+}
+
 impl Progress for Bar {
     fn begin(&self, step: &str, bytes: u64) {
-        let style =
-            ProgressStyle::with_template("{msg:>9} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
-        let bar = ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let resumed = Arc::default();
+        let bar = ProgressBar::new(bytes).with_style(style(&resumed));
         bar.set_message(step.to_string());
         bar.enable_steady_tick(Duration::from_millis(200));
-        self.with(|slot| *slot = Some(bar));
+        self.with(|slot| *slot = Some(Drawn { bar, resumed }));
     }
 
     fn advance(&self, bytes: u64) {
-        self.with(|slot| slot.iter().for_each(|bar| bar.inc(bytes)));
+        self.with(|slot| slot.iter().for_each(|drawn| drawn.bar.inc(bytes)));
     }
 
     fn resume(&self, bytes: u64) {
         self.with(|slot| {
-            slot.iter().for_each(|bar| {
-                bar.inc(bytes);
-                bar.reset_eta();
+            slot.iter().for_each(|drawn| {
+                drawn.resumed.fetch_add(bytes, Ordering::Relaxed);
+                drawn.bar.inc(bytes);
             });
         });
     }
 
     fn end(&self) {
-        self.with(|slot| slot.take().iter().for_each(ProgressBar::finish_and_clear));
+        self.with(|slot| slot.take().iter().for_each(|drawn| drawn.bar.finish_and_clear()));
     }
 }
 
@@ -86,10 +111,15 @@ struct Step {
 impl Step {
     /// Bytes a second of this run, and seconds left, if that can be told.
     fn pace(&self) -> (u64, Option<u64>) {
-        let rate = (self.done - self.resumed) as f64 / self.since.elapsed().as_secs_f64().max(0.001);
-        let left = self.total.saturating_sub(self.done) as f64 / rate;
-        (rate as u64, left.is_finite().then_some(left.ceil() as u64))
+        pace(self.total, self.done, self.resumed, self.since.elapsed())
     }
+}
+
+/// Bytes a second without those from before, and seconds left, if that can be told.
+fn pace(total: u64, done: u64, resumed: u64, elapsed: Duration) -> (u64, Option<u64>) {
+    let rate = done.saturating_sub(resumed) as f64 / elapsed.as_secs_f64().max(0.001);
+    let left = total.saturating_sub(done) as f64 / rate;
+    (rate as u64, left.is_finite().then_some(left.ceil() as u64))
 }
 
 /// `fetching: 1.20 GiB of 3.00 GiB, 120.00 MiB/s, 15 seconds left`.
@@ -195,11 +225,81 @@ impl Drop for Ticker {
 
 #[cfg(test)]
 mod tests {
+    use indicatif::{ProgressDrawTarget, TermLike};
+
     use super::*;
 
     fn step(done: u64, resumed: u64, seconds: u64) -> Step {
         let since = Instant::now().checked_sub(Duration::from_secs(seconds)).expect("a time");
         Step { name: "fetching".into(), total: 3 << 30, done, resumed, since, is_said: false }
+    }
+
+    /// A terminal that keeps what was drawn last.
+    #[derive(Clone, Debug, Default)]
+    struct Screen(Arc<Mutex<String>>);
+
+    impl Screen {
+        fn last(&self) -> String {
+            self.0.lock().expect("a line").clone()
+        }
+    }
+
+    impl TermLike for Screen {
+        fn width(&self) -> u16 {
+            100
+        }
+
+        fn move_cursor_up(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, text: &str) -> std::io::Result<()> {
+            self.write_str(text)
+        }
+
+        fn write_str(&self, text: &str) -> std::io::Result<()> {
+            if text.contains("fetching") {
+                *self.0.lock().expect("a line") = text.into();
+            }
+            Ok(())
+        }
+
+        fn clear_line(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn flush(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn bytes_from_before_make_no_rate_of_the_bar() {
+        let (screen, bar) = (Screen::default(), Bar::default());
+        bar.begin("fetching", 4 << 30);
+        bar.with(|slot| {
+            let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
+            slot.as_ref().expect("a bar").bar.set_draw_target(target);
+        });
+        bar.resume(2 << 30);
+        // Drawn five times a second.
+        std::thread::sleep(Duration::from_millis(700));
+        assert!(screen.last().contains("2.00 GiB/4.00 GiB 0 B/s -"), "{}", screen.last());
+        bar.advance(1 << 20);
+        std::thread::sleep(Duration::from_millis(700));
+        assert!(!screen.last().contains(" 0 B/s") && !screen.last().contains("GiB/s"), "{}", screen.last());
     }
 
     #[test]

@@ -44,13 +44,11 @@ pub struct Args {
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     super::check_place(&args.release, args.namespace.as_deref())?;
     let bundle = args.bundle.as_ref().map(|path| args.signed.open(path, printer)).transpose()?;
-    // From here on a signal ends nothing by itself: what is in the directory goes first.
-    let mut stop = Stop::listen()?;
     let directory = bundler::file::temporary()?;
     let helm = find_helm(args.helm.as_deref(), bundle.as_ref(), directory.path())?;
     let site_key =
         args.site_key.as_deref().map(|path| read_private(path, args.password_file.as_deref())).transpose()?;
-    let cluster = stop.unless_asked("rolling back", "nothing was changed", args.kube.connect()).await?;
+    let cluster = args.kube.connect().await?;
     let namespace = args.namespace.as_deref().unwrap_or(cluster.namespace());
     let context = args.kube.kube_context.as_deref();
     let place = Place { name: &args.release, namespace: Some(namespace), context };
@@ -68,6 +66,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     }
     let patience =
         Patience { wait: args.waiting.wait, timeout: args.waiting.timeout.clone(), ..Patience::default() };
+    let mut stop = Stop::listen();
     helm.rollback(place, args.revision, &patience, &mut stop).await?;
     let known =
         helm.last(place).await?.ok_or_else(|| Error::cluster(doing(), "helm does not know it afterwards"))?;
@@ -85,7 +84,7 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
         Some((receipt, was)) => {
             let now = receipt.rolled_back(Installed { revision: known.revision, ..was.clone() });
             if let Err(error) = now.sign(site_key.as_ref())?.keep(&cluster, &now).await {
-                printer.warn(&format!("the release is rolled back, but no receipt of it is kept: {error}"));
+                printer.alarm(&format!("the release is rolled back, but no receipt of it is kept: {error}"));
             }
             from = Some(receipt.bundle.clone());
         }

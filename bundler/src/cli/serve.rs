@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bundler::interrupt::{self, Unbroken};
 use bundler::serve::authority::{self, Issued};
 use bundler::serve::{Advertised, Logins, Registry, Server, TlsFiles};
 use bundler::verify::VerifiedBundle;
 use bundler::{Error, Result};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Printer, Signed};
 
@@ -104,17 +104,13 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
                 .warn(&format!("{} can't be reached from here: {why}", advertised.with_port(address.port())));
         }
     }
-    let waiting = |e| Error::input("waiting for signals", e);
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(waiting)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(waiting)?;
-    server
-        .run(registry.with_logins(logins), async move {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        })
-        .await;
+    // Its end is a signal: no failure.
+    let _unbroken = Unbroken::begin();
+    let stop = async {
+        let signal = interrupt::wait().await;
+        printer.note(&format!("stopped by {}; requests that run are finished first", signal.name()));
+    };
+    server.run(registry.with_logins(logins), printer.access_log(), stop).await;
     Ok(())
 }
 
@@ -149,7 +145,7 @@ fn check_access(args: &Args, address: SocketAddr, printer: &Printer) -> Result<(
     }
     let is_plain = args.tls_cert.is_none() && args.tls_self_signed.is_none();
     if args.htpasswd.is_some() && is_plain && !is_local {
-        printer.warn("passwords go over the network unencrypted: --tls-self-signed DIR makes a certificate");
+        printer.alarm("passwords go over the network unencrypted: --tls-self-signed DIR makes a certificate");
     }
     Ok(())
 }

@@ -57,16 +57,19 @@ struct Object {
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     super::check_place(args.release.as_deref().unwrap_or("all"), args.namespace.as_deref())?;
     let bundle = bundle(args)?.map(|path| args.signed.open(path, printer)).transpose()?;
-    // From here on a signal ends nothing by itself: what is in the directory goes first.
-    let mut stop = Stop::listen()?;
     let directory = bundler::file::temporary()?;
     let helm = find_helm(args.helm.as_deref(), bundle.as_ref(), directory.path())?;
     let releases = releases(args, bundle.as_ref());
-    let cluster = stop.unless_asked("uninstalling", "nothing was changed", args.kube.connect()).await?;
+    let cluster = args.kube.connect().await?;
     let patience =
         Patience { wait: args.waiting.wait, timeout: args.waiting.timeout.clone(), ..Patience::default() };
+    let mut stop = Stop::listen();
     let mut all: Vec<Removed> = Vec::new();
     for (release, namespace) in releases {
+        if let Some(signal) = bundler::interrupt::asked() {
+            let doing = format!("uninstalling release {release}");
+            return Err(partly(Error::cluster(doing, format!("stopped by {}", signal.name())), &all));
+        }
         let namespace = namespace.unwrap_or_else(|| cluster.namespace().into());
         let context = args.kube.kube_context.as_deref();
         let place = Place { name: &release, namespace: Some(&namespace), context };

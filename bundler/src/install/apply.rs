@@ -14,6 +14,7 @@ use crate::cluster::{Cluster, Presence};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::helm::{Patience, Revision, Stop};
+use crate::interrupt;
 
 /// How often the cluster is asked what is not ready.
 const POLL: Duration = Duration::from_secs(2);
@@ -61,6 +62,10 @@ impl Install<'_> {
         stop: &mut Stop,
     ) -> Result<()> {
         for (chart, rendered) in self.charts.iter().zip(rendered) {
+            if let Some(signal) = interrupt::asked() {
+                let stopped = Error::cluster("installing", format!("stopped by {}", signal.name()));
+                return Err(self.failed(&stopped, chart, installed, &[], patience).await);
+            }
             let name = &chart.chart.release;
             let objects = objects(&rendered.manifests).0;
             let last = Mutex::new(Vec::new());

@@ -56,7 +56,7 @@ impl Install<'_> {
             cluster.create("/api/v1/namespaces", &object).await.map_err(|e| e.within(doing))?;
         }
         let pods = format!("/api/v1/namespaces/{namespace}/pods");
-        let mut stop = Stop::listen()?;
+        let mut stop = Stop::listen();
         let mut made = Vec::new();
         let outcome = tokio::select! {
             outcome = prove(cluster, &pods, &wanted, self.rewriting.target.pull_secret.as_deref(), &mut made) => outcome,

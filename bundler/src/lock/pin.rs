@@ -1,6 +1,7 @@
 //! `airlock lock`: from what is wanted to what it is. Renders the charts with helm, resolves every reference.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -176,9 +177,12 @@ async fn pin_all(
             None => place.clone(),
         });
         let asked_by = asked_by.into_iter().collect();
+        let since = Instant::now();
         let image = pin_image(spec, previous, update, sources, reference, asked_by).await;
         let image = image
             .map_err(|e| e.within(format!("pinning an image that {} asks for", asks.unwrap_or_default())))?;
+        let seconds = since.elapsed().as_secs_f64();
+        tracing::info!("image {}: {}, {} bytes, {seconds:.3} s", image.reference, image.digest, image.size);
         Ok(LockedImage { meant_by: meant_by.into_iter().collect(), ..image })
     });
     let pinned: Vec<Result<LockedImage>> = stream::iter(jobs).buffered(PARALLEL).collect().await;

@@ -176,8 +176,10 @@ impl Auth {
         let failed = |failure: Failure| failure.during(&action, &realm, http.is_proxied(&realm));
         let response = http.send(&call).await.map_err(failed)?;
         if !response.status().is_success() {
-            let error = failed(http.refused(response, &call.url).await);
-            return Err(error.hint(self.hint(&host, path).await));
+            let failure = http.refused(response, &call.url).await;
+            let is_proxys = matches!(failure, Failure::Proxy(..));
+            let error = failed(failure);
+            return Err(if is_proxys { error } else { error.hint(self.hint(&host, path).await) });
         }
         let body = http.read(response, TOKEN_CAP).await.map_err(failed)?;
         parse_token(&body, Instant::now()).map_err(|why| Error::network(action.as_str(), why))

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, WWW_AUTHENTICATE};
 use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
 
@@ -32,6 +33,9 @@ pub(super) enum Failure {
     /// An answer, but not the one that was asked for.
     #[error("{1}")]
     Status(StatusCode, String),
+    /// A refusal by a proxy or firewall in between, not by a registry.
+    #[error("{1}, by a proxy or firewall in between")]
+    Proxy(StatusCode, String),
     /// An answer that breaks the protocol.
     #[error("{0}")]
     Protocol(String),
@@ -54,6 +58,10 @@ pub(super) enum Cause {
     NoCertificate,
     /// The other side does not speak TLS.
     NotTls,
+    /// The proxy wants a login.
+    ProxyLogin,
+    /// The proxy does not connect to the other side.
+    ProxyRefuses,
     /// The name has no address.
     Dns,
     /// Any other failure to connect.
@@ -88,7 +96,7 @@ impl Failure {
                 !error.is_builder() && matches!(self.cause(), Cause::Connect | Cause::Dns | Cause::Other)
             }
             Self::Idle(_) => true,
-            Self::TooLarge(_) | Self::Status(..) | Self::Protocol(_) => false,
+            Self::TooLarge(_) | Self::Status(..) | Self::Proxy(..) | Self::Protocol(_) => false,
         }
     }
 
@@ -104,6 +112,16 @@ impl Failure {
             }
             (Self::Status(StatusCode::PAYLOAD_TOO_LARGE, _), _) => Some(format!(
                 "{host}, or a proxy in front of it, limits the size of a request: let it take 32 MiB at least (nginx: client_max_body_size)"
+            )),
+            (Self::Proxy(StatusCode::PROXY_AUTHENTICATION_REQUIRED, _), _) | (_, Cause::ProxyLogin) => {
+                Some(format!(
+                    "the proxy wants a login: write it into HTTPS_PROXY or HTTP_PROXY, as http://USER:PASSWORD@PROXY:PORT; or name {host} \
+                     in NO_PROXY, if it is reached without a proxy"
+                ))
+            }
+            (Self::Proxy(..), _) | (_, Cause::ProxyRefuses) => Some(format!(
+                "the proxy or firewall must let requests to {host} through (no login to the registry changes that); or name {host} in \
+                 NO_PROXY, if it is reached without a proxy"
             )),
             (_, Cause::UnknownIssuer) => {
                 Some(format!("if {host} has a CA or certificate of its own, give that with --ca-file"))
@@ -152,8 +170,13 @@ fn connect_cause(error: &(dyn StdError + 'static)) -> Option<Cause> {
             Some(Cause::NoCertificate)
         }
         Some(rustls::Error::InvalidMessage(_)) => Some(Cause::NotTls),
-        // The connector's error type is private; this is the whole of its text.
-        _ => (error.to_string() == "dns error").then_some(Cause::Dns),
+        // The connectors' error types are private; these are the whole of their texts.
+        _ => match error.to_string().as_str() {
+            "dns error" => Some(Cause::Dns),
+            "tunnel error: proxy authorization required" => Some(Cause::ProxyLogin),
+            "tunnel error: unsuccessful" => Some(Cause::ProxyRefuses),
+            _ => None,
+        },
     }
 }
 
@@ -198,7 +221,30 @@ pub(super) fn status(response: &Response, body: &[u8], asked: &Url) -> Failure {
     if let Some(wait) = retry_after(response.headers(), chrono::Utc::now()) {
         let _ = write!(text, "; it wants to be asked again in {} s", wait.as_secs());
     }
-    Failure::Status(status, text)
+    match is_of_proxy(status, response.headers(), body) {
+        true => Failure::Proxy(status, text),
+        false => Failure::Status(status, text),
+    }
+}
+
+/// Whether a refusal is one of a proxy, firewall or login page in between: it is a web page or bears a proxy's mark, and has
+/// nothing by which a registry is known.
+fn is_of_proxy(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> bool {
+    if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        return true;
+    }
+    let is_refusal = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    let is_registrys = headers.contains_key("docker-distribution-api-version")
+        || headers.contains_key(WWW_AUTHENTICATE)
+        || own_words(body).is_some();
+    let is_page = headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/html"));
+    let is_marked = headers.keys().map(HeaderName::as_str).any(|name| {
+        name == "via"
+            || name.starts_with("proxy-")
+            || name.starts_with("x-squid-")
+            || name.starts_with("x-bluecoat-")
+    });
+    is_refusal && !is_registrys && (is_page || is_marked)
 }
 
 /// The registry's own code and message, safe to print.
@@ -229,6 +275,35 @@ pub(super) fn authority(url: &Url) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proxys_refusal_is_told_from_a_registrys() {
+        let json = br#"{"errors":[{"code":"DENIED"}]}"#;
+        for (status, headers, body, expected) in [
+            (407, &[][..], &b""[..], true),
+            (403, &[("content-type", "text/html; charset=utf-8")], b"<html>blocked", true),
+            (403, &[("via", "1.1 squid")], b"", true),
+            (403, &[("x-squid-error", "ERR_ACCESS_DENIED 0")], b"", true),
+            (401, &[("content-type", "text/html")], b"<html>portal", true),
+            (403, &[], b"", false),
+            (403, &[("content-type", "text/plain")], b"no", false),
+            (403, &[("via", "1.1 cdn")], json, false),
+            (
+                403,
+                &[("content-type", "text/html"), ("docker-distribution-api-version", "registry/2.0")],
+                b"",
+                false,
+            ),
+            (401, &[("content-type", "text/html"), ("www-authenticate", "Basic realm=x")], b"<html>", false),
+            (404, &[("content-type", "text/html")], b"<html>", false),
+        ] {
+            let map = HeaderMap::from_iter(
+                headers.iter().map(|(name, value)| (name.parse().expect(name), value.parse().expect(value))),
+            );
+            let status = StatusCode::from_u16(status).expect("a status");
+            assert_eq!(is_of_proxy(status, &map, body), expected, "{status} {headers:?}");
+        }
+    }
 
     #[test]
     fn a_registrys_words_are_made_safe() {

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode, Url};
 
+use super::exchange::Exchange;
 use super::failure::{self, Failure};
 use super::names::Names;
 use super::pace::Pace;
@@ -152,10 +153,19 @@ impl Http {
 
     /// One request, up to the head of its answer.
     async fn once(&self, request: reqwest::RequestBuilder) -> Result<Response, Failure> {
-        match tokio::time::timeout(self.idle, request.send()).await {
-            Ok(outcome) => Ok(outcome?),
+        match tokio::time::timeout(self.idle, self.exchange(request)).await {
+            Ok(outcome) => outcome,
             Err(_) => Err(Failure::Idle(self.idle)),
         }
+    }
+
+    /// One request, up to the head of its answer, with its line in the log.
+    pub async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<Response, Failure> {
+        let request = request.build()?;
+        let exchange = Exchange::begin(&request);
+        let outcome = self.client.execute(request).await.map_err(Failure::from);
+        exchange.end(&outcome);
+        outcome
     }
 
     /// The next piece of a body.

@@ -7,7 +7,7 @@ use oci_distribution::manifest as media;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
 
-use super::failure::authority;
+use super::failure::{Failure, authority};
 use super::http::Call;
 use super::{ByteStream, CHANGED, Client, Inner, MANIFEST_CAP, transfer, upload};
 use crate::digest::Digest;
@@ -325,8 +325,10 @@ impl Repository {
 
     pub(super) async fn refused(&self, response: Response, action: &str, url: &Url) -> Error {
         let status = response.status();
-        let error = self.client.failed(self.client.0.http.refused(response, url).await, action, url);
-        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        let failure = self.client.0.http.refused(response, url).await;
+        let is_proxys = matches!(failure, Failure::Proxy(..));
+        let error = self.client.failed(failure, action, url);
+        if !is_proxys && matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             error.hint(self.client.0.auth.hint(&authority(url), &self.path).await)
         } else {
             error

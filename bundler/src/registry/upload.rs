@@ -350,7 +350,7 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
             rest: Bytes::new(),
             stream: (self.content)(range.start),
         });
-        let mut answer = std::pin::pin!(request.send());
+        let mut answer = std::pin::pin!(http.exchange(request));
         let patience = http.idle * COMMIT_FACTOR;
         let answer = tokio::select! {
             answer = &mut answer => answer,
@@ -359,7 +359,7 @@ impl<C: Fn(u64) -> ByteStream> Upload<'_, C> {
                 tokio::time::timeout(patience, answer).await.map_err(|_| broken(Failure::Idle(patience)))?
             }
         };
-        answer.map_err(|e| broken(Failure::from(e)))
+        answer.map_err(broken)
     }
 }
 

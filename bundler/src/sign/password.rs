@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::child::PASSWORDS;
 use crate::error::{Error, Result};
 use crate::file;
+use crate::interrupt;
 
 /// Longest password that is read, in bytes.
 const PASSWORD_CAP: u64 = 64 << 10;
@@ -50,7 +51,7 @@ fn given(file: Option<&Path>) -> Result<Option<Vec<u8>>> {
     if let Some(path) = file {
         let reading = |e| Error::input(format!("reading password file {}", path.display()), e);
         // A pipe is as good as a file here, and may come from a password manager.
-        let mut password = file::read_piped(path, PASSWORD_CAP).map_err(reading)?;
+        let mut password = interrupt::idle(|| file::read_piped(path, PASSWORD_CAP)).map_err(reading)?;
         // Editors end the last line; a password with a line feed at its end is not to be had from a file.
         if password.last() == Some(&b'\n') {
             password.pop();
@@ -66,5 +67,7 @@ fn ask(prompt: &str) -> Result<Vec<u8>> {
         return Err(Error::input(asking, "there is no terminal to ask at")
             .hint("give it in a file with --password-file, or in AIRLOCK_PASSWORD"));
     }
-    rpassword::prompt_password(prompt).map(String::into_bytes).map_err(|e| Error::input(asking, e))
+    interrupt::prompt(|| rpassword::prompt_password(prompt))
+        .map(String::into_bytes)
+        .map_err(|e| Error::input(asking, e))
 }

@@ -2,13 +2,20 @@
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{PublicKey, SigningKey, entry, sign};
 use crate::child::PASSWORDS;
 use crate::error::{Error, Result};
+use crate::interrupt;
 
 /// Most that is read of what a command writes, in bytes: a sigstore bundle with proofs of logs has some 20,000.
 const SIGNATURE_CAP: usize = 1 << 20;
+/// Time between two looks whether the command has ended, or is to end.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Makes signature entries.
 pub enum Signer {
@@ -56,10 +63,14 @@ fn run(command: &str, message: &[u8]) -> std::io::Result<Vec<u8>> {
     shell.env_remove(PASSWORDS[0]);
     let mut child = shell.args(["-c", command]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let stdin = child.stdin.take();
+    let (pid, has_ended) = (child.id(), AtomicBool::new(false));
     let done = std::thread::scope(|scope| {
         // It may write before it has read all. What it does not want to read, it need not.
         scope.spawn(|| stdin.map(|mut stdin| stdin.write_all(message)));
-        child.wait_with_output()
+        scope.spawn(|| end_when_stopped(pid, &has_ended));
+        let output = child.wait_with_output();
+        has_ended.store(true, Ordering::Relaxed);
+        output
     })?;
     if !done.status.success() {
         return Err(std::io::Error::other(done.status.to_string()));
@@ -68,6 +79,19 @@ fn run(command: &str, message: &[u8]) -> std::io::Result<Vec<u8>> {
         return Err(std::io::Error::other("it writes more than a signature"));
     }
     Ok(done.stdout)
+}
+
+/// Ends the command when this process is asked to stop.
+fn end_when_stopped(pid: u32, has_ended: &AtomicBool) {
+    while !has_ended.load(Ordering::Relaxed) {
+        if interrupt::asked().is_some() {
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            // It may have ended in this moment.
+            let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
+            return;
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 #[cfg(test)]

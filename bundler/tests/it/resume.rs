@@ -153,7 +153,7 @@ async fn a_build_that_was_killed_fetches_the_rest_only() {
     for signal in ["KILL", "TERM"] {
         let run = scene.interrupted(signal);
         if signal == "TERM" {
-            run.exits(1).says("building: stopped by SIGTERM").says("the same command goes on");
+            run.exits(143).says("building: stopped by SIGTERM").says("the same command goes on");
         }
         assert!(!scene.world.path("app.tar").exists());
         let told = written(&fs::read_to_string(scene.journal()).expect("the journal"));

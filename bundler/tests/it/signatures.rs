@@ -49,10 +49,82 @@ fn several_must_agree_where_the_site_says_so() {
 }
 
 #[test]
+fn a_build_keeps_signatures_of_others() {
+    let world = world();
+    let build = |more: &[&str]| world.run(&[&["build", "--output", "app.tar", "--json"], more].concat());
+    let own = ["--key", "airlock.key"];
+    let once = fs::read(world.path("app.tar")).expect("the bundle");
+    build(&own).exits(0);
+    assert!(fs::read(world.path("app.tar")).expect("the bundle") == once, "the same build, the same bytes");
+    world.run(&SIGN).exits(0);
+    let both = fs::read(world.path("app.tar")).expect("the bundle");
+    for signed in [&own[..], &["--key", "second.key"], &["--unsigned"]] {
+        let built = build(signed).exits(0).says("kept the signatures of keys ").json();
+        assert_eq!(built["size"], both.len(), "{built}");
+        assert_eq!(built["signed"], true);
+        world.run(&BOTH).exits(0);
+    }
+    let quiet = build(&[&own[..], &["--quiet"]].concat()).exits(0);
+    assert_eq!(quiet.stderr, "");
+    let forced = build(&[&own[..], &["--force"]].concat()).exits(0).json();
+    assert_eq!(forced["kept_signatures"], serde_json::json!([]));
+    assert!(fs::read(world.path("app.tar")).expect("the bundle") == once);
+}
+
+#[test]
+fn a_build_replaces_nothing_that_would_be_lost() {
+    let world = world();
+    let build = |more: &[&str]| {
+        world.run(&[&["build", "--output", "app.tar", "--key", "airlock.key"], more].concat())
+    };
+    let there = || fs::read(world.path("app.tar")).expect("the file");
+    let refused = |why: &str| {
+        let before = there();
+        build(&[]).exits(1).says(why).says("--force");
+        assert!(there() == before, "it is as it was");
+        assert!(!world.path("app.tar.partial").exists());
+    };
+    let (spec, lock) = ("bundle.toml", "images.lock");
+    let [old_spec, old_lock] = [spec, lock].map(|name| fs::read(world.path(name)).expect(name));
+    let newer = String::from_utf8_lossy(&old_spec).replace("1.0.0", "1.0.1");
+    world.run(&SIGN).exits(0);
+    world.write(spec, newer.as_bytes());
+    world.run(&["lock"]).exits(0);
+    refused("with the signature of key");
+    build(&["--force"]).exits(0);
+    // A newer serial, and the same serial with other content.
+    world.write(spec, &old_spec);
+    world.write(lock, &old_lock);
+    refused("with serial 2, and this has 1");
+    world.write(spec, newer.replace("1.0.1", "1.0.2").as_bytes());
+    world.run(&["lock"]).exits(0);
+    refused("with serial 2, and this has 2");
+    // An older one that nobody else signed.
+    world.run(&["lock", "--update"]).exits(0);
+    fs::remove_file(world.path("app.tar")).expect("removed");
+    build(&[]).exits(0);
+    world.write(spec, newer.replace("1.0.1", "1.0.3").as_bytes());
+    world.run(&["lock"]).exits(0);
+    build(&[]).exits(0);
+    // Another bundle, a damaged one, and no bundle at all.
+    world.write(spec, newer.replace("\"app\"", "\"other\"").as_bytes());
+    world.run(&["lock"]).exits(0);
+    refused("bundle app, and this is other");
+    let mut damaged = there();
+    damaged.truncate(2000);
+    world.write("app.tar", &damaged);
+    refused("it is no sound bundle");
+    world.write("app.tar", b"notes");
+    refused("it is no sound bundle");
+    build(&["--force"]).exits(0);
+    world.run(&["verify", "app.tar", "--key", "airlock.pub"]).exits(0);
+}
+
+#[test]
 fn a_bundle_that_nobody_signed_is_signed_in_its_place() {
     let world = world();
     let signed = fs::read(world.path("app.tar")).expect("the bundle");
-    world.run(&["build", "--unsigned", "--output", "app.tar"]).exits(0);
+    world.run(&["build", "--unsigned", "--output", "app.tar", "--force"]).exits(0);
     world.run(&["sign", "app.tar", "--key", "airlock.key"]).exits(0);
     assert!(fs::read(world.path("app.tar")).expect("the bundle") == signed, "the same as from build --key");
 }

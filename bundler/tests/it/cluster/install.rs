@@ -297,6 +297,6 @@ fn an_install_that_is_asked_to_stop_has_helm_end_its_work() {
     });
     crate::parts::signal(&child, "TERM");
     let run: Run = child.wait_with_output().expect("airlock").into();
-    run.exits(4).says("stopped by SIGTERM").says("release web: failed at revision 1");
+    run.exits(143).says("stopped by SIGTERM").says("release web: failed at revision 1");
     assert_eq!(site.status(), "failed");
 }

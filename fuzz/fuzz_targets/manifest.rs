@@ -47,7 +47,7 @@ fn check(layout: &bundler::archive::Layout) {
 fn derive(index: &image::ImageIndex, bytes: &[u8]) {
     let wanted: Vec<Platform> = index.manifests.iter().filter_map(image::Descriptor::platform).collect();
     let chosen: Vec<_> = match index.choose(&wanted) {
-        Ok(chosen) => chosen.into_values().map(|child| child.digest).collect(),
+        Ok(chosen) => chosen.into_iter().map(|(_, child)| child.digest).collect(),
         Err(_) => index.manifests.iter().map(|child| child.digest).step_by(2).collect(),
     };
     let Ok(derived) = image::derive_index(bytes, &chosen) else { return };

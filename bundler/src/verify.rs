@@ -28,7 +28,7 @@ use crate::sign::{self, PublicKey};
 /// How much is read at a time, in bytes.
 const CHUNK: u64 = 256 << 10;
 
-/// Most digests that upstream's index and the indexes within it list.
+/// Most digests that an index and the indexes within it list.
 const CHILDREN: usize = 10 * LIST_CAP;
 
 /// How many may wait in threads for something to be hashed.
@@ -59,6 +59,12 @@ pub struct VerifiedBundle {
     buffers: Buffers,
     /// Held by readers of a part of something that is hashed first: those who wait for one take no threads.
     hashing: Semaphore,
+}
+
+/// A step of the walk over an image: a child to read, or a manifest whose children have all been read.
+enum Step {
+    Enter(Descriptor),
+    Leave(Member),
 }
 
 /// A manifest or index that belongs to an image.
@@ -400,35 +406,46 @@ impl VerifiedBundle {
     /// # Errors
     /// When one of them is missing, or is not what its index says.
     pub fn members(&self, digest: &Digest, media_type: &str) -> Result<Vec<Member>> {
-        let mut members = Vec::new();
-        let parsed = self.parse(digest, media_type)?;
-        self.gather(*digest, media_type, parsed, &mut BTreeSet::new(), &mut members)?;
+        let root = Descriptor::new(media_type, *digest, self.size(digest).unwrap_or_default());
+        let (mut seen, mut members, mut steps) = (BTreeSet::new(), Vec::new(), vec![Step::Enter(root)]);
+        // No recursion: whoever makes a bundle says how deep indexes are within each other.
+        while let Some(step) = steps.pop() {
+            let child = match step {
+                Step::Leave(member) => {
+                    members.push(member);
+                    continue;
+                }
+                Step::Enter(child) => child,
+            };
+            if !seen.insert(child.digest) {
+                // It was read under another index, which may have said another size.
+                self.check_size(&child)?;
+                continue;
+            }
+            let parsed = self.child(&child)?;
+            let below = match &parsed {
+                Parsed::Index(index) => index.manifests.clone(),
+                Parsed::Manifest(_) => vec![],
+            };
+            let media_type = image::media_type(&child.media_type, &self.small(&child.digest)?);
+            steps.push(Step::Leave(Member { digest: child.digest, media_type, parsed }));
+            steps.extend(below.into_iter().rev().map(Step::Enter));
+            if seen.len() > LIST_CAP + 1 || steps.len() > CHILDREN {
+                return Err(self.refuse(format!("{digest}: {}", ImageError::TooMany)));
+            }
+        }
         Ok(members)
     }
 
-    fn gather(
-        &self,
-        digest: Digest,
-        media_type: &str,
-        parsed: Parsed,
-        seen: &mut BTreeSet<Digest>,
-        members: &mut Vec<Member>,
-    ) -> Result<()> {
-        seen.insert(digest);
-        if seen.len() > LIST_CAP + 1 {
-            return Err(self.refuse(format!("{digest}: {}", ImageError::TooMany)));
-        }
-        if let Parsed::Index(index) = &parsed {
-            for child in &index.manifests {
-                let parsed = self.child(child)?;
-                if !seen.contains(&child.digest) {
-                    self.gather(child.digest, &child.media_type, parsed, seen, members)?;
-                }
+    fn check_size(&self, child: &Descriptor) -> Result<()> {
+        let found = self.size(&child.digest).unwrap_or_default();
+        match found == child.size {
+            true => Ok(()),
+            false => {
+                let why = ImageError::ChildSize { found, said: child.size };
+                Err(self.refuse(format!("{}: {why}", child.digest)))
             }
         }
-        let media_type = image::media_type(media_type, &self.small(&digest)?);
-        members.push(Member { digest, media_type, parsed });
-        Ok(())
     }
 
     /// Reads a manifest or index that an index lists.

@@ -315,6 +315,34 @@ async fn an_index_within_an_index_is_carried() {
         .says("hint: change `platforms`");
 }
 
+#[test]
+fn indexes_within_each_other_end_somewhere() {
+    let world = World::new();
+    let dir = world.path("art");
+    let config =
+        json!({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": []}});
+    let config = blob(&dir, IMAGE_CONFIG, config.to_string().as_bytes());
+    let manifest = json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": []});
+    let mut root = blob(&dir, OCI_MANIFEST, manifest.to_string().as_bytes());
+    let lock = |root: &Value| {
+        layout(&dir, root);
+        let head = "name = \"app\"\nversion = \"1\"\nplatforms = [\"all\"]\n";
+        let image = "[[image]]\nref = \"quay.io/art:1\"\nfrom = \"oci:art\"\n";
+        world.write("bundle.toml", format!("{head}{image}").as_bytes());
+        world.run(&["lock"])
+    };
+    let mut wrap = || {
+        let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [root]});
+        root = blob(&dir, OCI_INDEX, index.to_string().as_bytes());
+        root.clone()
+    };
+    let deep: Vec<_> = (0..1001).map(|_| wrap()).collect();
+    lock(&deep[999]).exits(0);
+    world.run(&["build", "--unsigned", "--output", "app.tar"]).exits(0);
+    world.run(&["verify", "app.tar", "--insecure-skip-verify"]).exits(0);
+    lock(&deep[1000]).exits(1).says("it lists more than 1000 items");
+}
+
 /// Makes a world whose image `art` is one manifest with this config, both changed as text.
 fn changed(change_manifest: (&str, &str), change_config: (&str, &str)) -> World {
     let world = World::new();

@@ -2,6 +2,7 @@
 
 mod audit;
 mod demo;
+mod docs;
 mod install;
 mod kubernetes;
 mod node;

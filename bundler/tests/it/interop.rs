@@ -3,7 +3,7 @@
 
 mod conformance;
 mod discover;
-mod engines;
+pub mod engines;
 mod images;
 mod keys;
 mod lock;
@@ -28,7 +28,7 @@ use crate::world::{Run, Served, World};
 
 pub const HELLO: &str = "docker.io/airlock-dev/hello:0.1.0";
 pub const BUSYBOX: &str = "docker.io/library/busybox:1.36";
-const REDIS: &str = "docker.io/library/redis:8.10.1-alpine";
+pub const REDIS: &str = "docker.io/library/redis:8.10.1-alpine";
 const WEB: &str = "quay.io/example/web:1.0.0";
 /// busybox under the name of a registry with a port.
 const PORTED: &str = "registry.example:5000/tools/busybox:1.36";

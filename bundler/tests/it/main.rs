@@ -7,6 +7,7 @@ mod children;
 mod cli;
 mod cluster;
 mod corpus;
+mod docs;
 mod faults;
 mod hostile;
 mod interop;

@@ -73,6 +73,20 @@ impl Isolation {
         network
     }
 
+    /// A network in which its loopback has a name.
+    pub fn named(host: &str) -> Self {
+        let network = Self::new();
+        // `ip netns exec` puts the files that it finds there into the place of those of /etc.
+        fs::create_dir_all(network.etc()).expect("a directory");
+        let hosts = format!("127.0.0.1 localhost {host}\n");
+        fs::write(network.etc().join("hosts"), hosts).expect("hosts");
+        network
+    }
+
+    fn etc(&self) -> PathBuf {
+        Path::new("/etc/netns").join(&self.0)
+    }
+
     /// A program that sees that network only.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
@@ -94,6 +108,7 @@ impl Isolation {
 impl Drop for Isolation {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "delete", &self.0]).status();
+        let _ = fs::remove_dir_all(self.etc());
     }
 }
 

@@ -9,6 +9,8 @@ use crate::world::{Run, World};
 
 /// Tests that put busybox into the Docker engine and take it out again: not at the same time.
 pub(super) static BUSYBOX_IN_DOCKER: Mutex<()> = Mutex::new(());
+/// Held by a test that imports into containerd's namespace `k8s.io`, and takes everything out again.
+pub static K8S_IO: Mutex<()> = Mutex::new(());
 
 pub(super) fn docker(args: &[&str]) -> Run {
     tool(Path::new("/"), "docker", args)
@@ -20,7 +22,7 @@ pub(super) fn ctr(namespace: &str, args: &[&str]) -> Run {
 }
 
 /// The first two columns that matter of `ctr images ls`: name and digest.
-pub(super) fn listed(namespace: &str) -> Vec<(String, String)> {
+pub fn listed(namespace: &str) -> Vec<(String, String)> {
     let table = ctr(namespace, &["images", "ls"]).exits(0).stdout;
     let row = |line: &str| {
         let mut words = line.split_whitespace();
@@ -31,7 +33,7 @@ pub(super) fn listed(namespace: &str) -> Vec<(String, String)> {
 }
 
 /// Takes images out of containerd at the end, with their content.
-pub(super) struct Imported<'a>(pub &'a str);
+pub struct Imported<'a>(pub &'a str);
 
 impl Drop for Imported<'_> {
     fn drop(&mut self) {
@@ -89,6 +91,7 @@ fn docker_pulls_and_runs_an_image_from_serve_by_tag_and_by_digest() {
 #[ignore = "needs real parts: cargo xtask test"]
 fn containerd_imports_every_image_of_a_bundle_with_charts_in_it() {
     let namespace = "k8s.io";
+    let _alone = K8S_IO.lock();
     let _gone = Imported(namespace);
     assert_eq!(listed(namespace), [], "images of others");
     ctr(namespace, &["images", "import", &path(shared(), "app.tar")]).exits(0);

@@ -77,6 +77,9 @@ pub enum ImageError {
         /// The size in the index.
         said: u64,
     },
+    /// A child of another type than its index says.
+    #[error("the index that lists it says that its media type is {0:?}, and that is not what it is")]
+    ChildType(String),
     /// A document that could be read as either.
     #[error("it is both an image manifest and an index")]
     Both,
@@ -141,6 +144,11 @@ impl Descriptor {
         let Some(data) = &self.data else { return Ok(None) };
         let content = BASE64.decode(data).ok().filter(|content| Digest::of(content) == self.digest);
         content.map(|content| Some(content.into())).ok_or(ImageError::Data(self.digest))
+    }
+
+    /// Whether it names an image manifest.
+    fn is_manifest(&self) -> bool {
+        matches!(self.media_type.as_str(), OCI_MANIFEST | DOCKER_MANIFEST)
     }
 
     /// Whether it names an index.
@@ -312,13 +320,18 @@ pub fn read(media_type: &str, bytes: &[u8]) -> Result<Parsed, ImageError> {
 /// Reads a manifest or index that an index lists.
 ///
 /// # Errors
-/// As [`parse`], and when it has another size than the index says.
+/// As [`parse`], and when it has another size, or is of another kind, than the index says.
 pub fn parse_child(child: &Descriptor, bytes: &[u8]) -> Result<Parsed, ImageError> {
     let found = bytes.len() as u64;
     if found != child.size {
         return Err(ImageError::ChildSize { found, said: child.size });
     }
-    parse(&child.media_type, bytes)
+    match parse(&child.media_type, bytes)? {
+        // Container runtimes go by the index.
+        Parsed::Index(index) if child.is_index() => Ok(Parsed::Index(index)),
+        Parsed::Manifest(manifest) if child.is_manifest() => Ok(Parsed::Manifest(manifest)),
+        _ => Err(ImageError::ChildType(child.media_type.clone())),
+    }
 }
 
 /// The media type of a manifest or index: its own word, or else the one it was called by.

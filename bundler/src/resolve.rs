@@ -227,6 +227,8 @@ async fn from_index(
                 Parsed::Manifest(_) => None,
             });
             let listed = std::iter::once(index).chain(inner).flat_map(|index| &index.manifests);
+            // An index may have a platform, too; what runs there is below it.
+            let listed = listed.filter(|d| !d.is_index());
             found.extend(listed.filter_map(|d| Some((d.platform()?, d.digest))));
         }
         Platforms::Some(wanted) => {
@@ -326,11 +328,11 @@ async fn choose(
     index: &ImageIndex,
     wanted: &[Platform],
 ) -> Result<(Vec<(Platform, Descriptor)>, Vec<Manifest>)> {
-    let refused = match index.choose(wanted) {
+    let (mut told, mut within) = (flat(index, &[]), vec![]);
+    let refused = match told.choose(wanted) {
         Ok(chosen) => return Ok((chosen, vec![])),
         Err(error) => error,
     };
-    let (mut told, mut within) = (index.clone(), vec![]);
     let is_nested = index.manifests.iter().any(Descriptor::is_index);
     if matches!(refused, ImageError::NoPlatform { .. }) && is_nested {
         let inner = below(source, name, index, Descriptor::is_index).await?;
@@ -355,7 +357,10 @@ fn parse(name: &str, manifest: &Manifest) -> Result<Parsed> {
 }
 
 fn unreadable(reading: String, error: ImageError) -> Error {
-    let is_fault = matches!(error, ImageError::Keys(_) | ImageError::Data(_) | ImageError::ChildSize { .. });
+    let is_fault = matches!(
+        error,
+        ImageError::Keys(_) | ImageError::Data(_) | ImageError::ChildSize { .. } | ImageError::ChildType(_)
+    );
     let error = Error::input(reading, error);
     if is_fault { error.hint(REPAIR) } else { error }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use bundler::digest::Digest;
 use bundler::registry::{Client, Options};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::faults::Upstream;
 use crate::parts::succeed;
-use crate::store::put_manifest_of;
+use crate::store::{put_artifact, put_manifest_of};
 use crate::world::{Run, Served, World, blob};
 
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -247,8 +248,9 @@ async fn artifacts_that_build_accepts_are_whole_at_the_site() {
     );
 }
 
-/// A world whose image `art` is an index with an index within it, which has arm64; the outer one has amd64.
-fn nested(platforms: &str) -> (World, Vec<Digest>) {
+/// A world whose image `art` is an index with an index within it, which has arm64 and s390x; the outer one has amd64. The inner
+/// one may have a platform in the outer one, too.
+fn nested(platforms: &str, has_platform: bool) -> (World, Vec<Digest>) {
     let world = World::new();
     let dir = world.path("art");
     fs::create_dir_all(&dir).expect("a directory");
@@ -269,7 +271,10 @@ fn nested(platforms: &str) -> (World, Vec<Digest>) {
         let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": children});
         blob(&dir, OCI_INDEX, index.to_string().as_bytes())
     };
-    let inner = index(&[arm64, s390x]);
+    let mut inner = index(&[arm64, s390x]);
+    if has_platform {
+        inner["platform"] = json!({"os": "linux", "architecture": "arm64"});
+    }
     let outer = index(&[amd64, inner]);
     layout(&dir, &outer);
     let head = format!("name = \"app\"\nversion = \"1\"\nplatforms = {platforms}\n");
@@ -283,14 +288,17 @@ fn nested(platforms: &str) -> (World, Vec<Digest>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_within_an_index_is_carried() {
     // How many manifests and blobs a node finds under the tag.
-    for (platforms, expected) in [
+    let cases = [
         ("[\"all\"]", 2 + 3 * 3),
         ("[\"linux/amd64\"]", 3),
         ("[\"linux/arm64\"]", 3),
         ("[\"linux/amd64\", \"linux/arm64\"]", 1 + 2 * 3),
         ("[\"linux/arm64\", \"linux/s390x\"]", 1 + 2 * 3),
-    ] {
-        let (world, digests) = nested(platforms);
+    ];
+    for ((platforms, expected), has_platform) in
+        cases.into_iter().flat_map(|case| [(case, false), (case, true)])
+    {
+        let (world, digests) = nested(platforms, has_platform);
         world.run(&["lock"]).exits(0);
         world.run(&["build", "--unsigned", "--output", "app.tar"]).exits(0);
         world.run(&["verify", "app.tar", "--insecure-skip-verify"]).exits(0);
@@ -307,7 +315,7 @@ async fn an_index_within_an_index_is_carried() {
         let served = Served::bundle(&world, "app.tar", &["--insecure-skip-verify"]);
         assert_eq!(pull(&served.host, "quay.io/art", "1").await, expected, "{platforms}");
     }
-    let (world, _) = nested("[\"linux/riscv64\"]");
+    let (world, _) = nested("[\"linux/riscv64\"]", false);
     world
         .run(&["lock"])
         .exits(1)
@@ -392,8 +400,8 @@ fn keys_in_another_case_are_not_locked() {
 }
 
 #[test]
-fn children_of_another_size_are_not_locked() {
-    let (world, digests) = nested("[\"linux/amd64\"]");
+fn children_of_another_size_or_kind_are_not_locked() {
+    let (world, digests) = nested("[\"linux/amd64\"]", false);
     let dir = world.path("art");
     let index: Value =
         serde_json::from_slice(&fs::read(dir.join("index.json")).expect("index.json")).expect("JSON");
@@ -402,10 +410,17 @@ fn children_of_another_size_are_not_locked() {
     let mut outer: Value =
         serde_json::from_slice(&fs::read(dir.join("blobs/sha256").join(outer)).expect("the index"))
             .expect("JSON");
-    outer["manifests"][0]["size"] = json!(7);
-    layout(&dir, &blob(&dir, OCI_INDEX, outer.to_string().as_bytes()));
     let says = format!("reading {} of image", digests[0]);
-    world.run(&["lock"]).exits(1).says(&says).says("and the index that lists it says 7");
+    let mut lock = |field: &str, value: Value, why: &str| {
+        let before = std::mem::replace(&mut outer["manifests"][0][field], value);
+        layout(&dir, &blob(&dir, OCI_INDEX, outer.to_string().as_bytes()));
+        world.run(&["lock"]).exits(1).says(&says).says(why).says("hint: have it built and pushed again");
+        outer["manifests"][0][field] = before;
+    };
+    lock("size", json!(7), "and the index that lists it says 7");
+    for media_type in ["application/json", "", LAYER] {
+        lock("mediaType", json!(media_type), "and that is not what it is");
+    }
 }
 
 #[test]
@@ -432,7 +447,6 @@ fn a_store_takes_no_keys_in_another_case() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs real parts: cargo xtask test"]
 async fn a_signed_chart_travels_with_its_provenance() {
-    use std::process::Command;
     let world = World::new();
     world.keys("airlock");
     world.write("src/web/Chart.yaml", b"apiVersion: v2\nname: web\nversion: 0.1.0\n");
@@ -482,5 +496,60 @@ async fn a_signed_chart_travels_with_its_provenance() {
         assert_eq!(pulled("web-0.1.0.tgz"), fs::read(world.path("src/web-0.1.0.tgz")).expect("the chart"));
         assert_eq!(pulled("web-0.1.0.tgz.prov"), b"-----BEGIN PGP SIGNED MESSAGE-----\n");
         assert_eq!(pull(&served.host, "charts/web", "0.1.0").await, 5);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs real parts: cargo xtask test"]
+async fn what_is_attached_to_a_chart_travels_with_it() {
+    let world = World::new();
+    world.keys("airlock");
+    world.write("src/web/Chart.yaml", b"apiVersion: v2\nname: web\nversion: 0.1.0\n");
+    let at = |name: &str| world.path(name).display().to_string();
+    succeed(Command::new("helm").args(["package", &at("src/web"), "--destination", &at("src")]));
+    let packed = fs::read(world.path("src/web-0.1.0.tgz")).expect("the chart");
+    let config = br#"{"name":"web","version":"0.1.0","apiVersion":"v2"}"#;
+    let descriptor = |media_type: &str, content: &[u8]| json!({"mediaType": media_type, "digest": Digest::of(content), "size": content.len()});
+    let manifest = |config: Value, layer: Value| json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [layer]});
+    let chart = manifest(
+        descriptor("application/vnd.cncf.helm.config.v1+json", config),
+        descriptor("application/vnd.cncf.helm.chart.content.v1.tar+gzip", &packed),
+    );
+    let chart_text = chart.to_string();
+    let digest = Digest::of(chart_text.as_bytes());
+    let mut referrer = manifest(descriptor(EMPTY, b"{}"), descriptor("text/plain", b"good"));
+    referrer["artifactType"] = "application/vnd.example.signature".into();
+    referrer["subject"] = descriptor(OCI_MANIFEST, chart_text.as_bytes());
+    let signature = manifest(descriptor(EMPTY, b"{}"), descriptor("text/plain", b"signed"));
+    let upstream = Served::store(&world, "upstream", &[]);
+    put_artifact(&upstream, "up/web", "0.1.0", &chart, &[config, &packed]);
+    let by_digest = Digest::of(referrer.to_string().as_bytes()).to_string();
+    put_artifact(&upstream, "up/web", &by_digest, &referrer, &[b"{}", b"good"]);
+    let tag = format!("sha256-{}.sig", digest.hex());
+    put_artifact(&upstream, "up/web", &tag, &signature, &[b"{}", b"signed"]);
+
+    let chart = format!("[[chart]]\noci = \"oci://{}/up/web\"\nversion = \"0.1.0\"\n", upstream.host);
+    world.spec(&format!("attached = false\n{chart}"));
+    world.run(&["lock"]).exits(0);
+    let lock = || fs::read_to_string(world.path("images.lock")).expect("the lock");
+    assert!(!lock().contains("attached"), "{}", lock());
+    world.spec(&chart);
+    world.run(&["lock", "--update"]).exits(0);
+    world.build("app.tar");
+    world.run(&["verify", "app.tar", "--key", "airlock.pub"]).exits(0);
+    let text = world.run(&["inspect", "app.tar", "--key", "airlock.pub"]).exits(0).stdout;
+    assert!(
+        text.contains("has application/vnd.example.signature") && text.contains("has cosign signature"),
+        "{text}"
+    );
+    let store = Served::store(&world, "store", &[]);
+    world.run(&["push", "app.tar", &store.host, "--key", "airlock.pub"]).exits(0);
+    for served in [store, Served::start(&world, "app.tar")] {
+        assert_eq!(pull(&served.host, "charts/web", &tag).await, 3);
+        assert_eq!(pull(&served.host, "charts/web", &by_digest).await, 3);
+        let client = Client::new(&Options::default()).expect("a client");
+        let listed = client.repository(&served.host, "charts/web").referrers(&digest).await.expect("a list");
+        let listed = String::from_utf8_lossy(&listed.expect("a list").bytes).into_owned();
+        assert!(listed.contains(&by_digest), "{listed}");
     }
 }

@@ -71,6 +71,14 @@ fn put_manifest(served: &Served, name: &str, tag: &str, media_type: &str, manife
     ask(served, "PUT", &path, &head, manifest.to_string().as_bytes())
 }
 
+/// Puts a manifest with its blobs.
+pub fn put_artifact(served: &Served, name: &str, tag: &str, manifest: &Value, blobs: &[&[u8]]) {
+    for content in blobs {
+        assert_eq!(put_blob(served, name, content).status, 201);
+    }
+    assert_eq!(put_manifest(served, name, tag, MANIFEST, manifest).status, 201);
+}
+
 /// Puts an image with this config, its manifest changed; status and body of the answer.
 pub fn put_manifest_of(served: &Served, config: &str, change: impl Fn(&mut Value)) -> (u16, String) {
     let mut manifest = image(config.as_bytes(), b"layer");

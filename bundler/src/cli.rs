@@ -491,9 +491,10 @@ impl Verb {
             Self::Push(_) => ("pushing", "what was sent stays; the same command goes on from there"),
             Self::Render(_) => ("rendering", NOTHING),
             Self::Rewrite(_) => ("rewriting", NOTHING),
+            Self::Install(args) if args.dry_run => ("rendering", NOTHING),
             Self::Install(_) => (
                 "installing",
-                "what was pushed stays, no release was changed; the same command goes on from there",
+                "nothing was changed in the cluster, and what was pushed stays; the same command resumes",
             ),
             Self::Mirrors(_) => ("writing node configuration", "the same command writes what is missing"),
             Self::Policy(_) => ("writing policies", NOTHING),

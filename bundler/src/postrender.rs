@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use crate::error::{Error, Kind, Result};
+use crate::interrupt;
 use crate::reference::Mapping;
 use crate::rewrite::{self, Checked, Pin, Pins};
 use crate::yaml::{self, Stream};
@@ -190,7 +191,7 @@ fn work(path: &Path) -> Result<(String, usize)> {
     let job = std::fs::read(path).map_err(|e| Error::input(reading(), e))?;
     let job: Job = serde_json::from_slice(&job).map_err(|e| Error::input(reading(), e))?;
     let mut manifests = String::new();
-    let read = std::io::stdin().take(MANIFESTS_CAP).read_to_string(&mut manifests);
+    let read = interrupt::idle(|| std::io::stdin().take(MANIFESTS_CAP).read_to_string(&mut manifests));
     read.map_err(|e| Error::input("reading manifests from stdin", e))?;
     if manifests.len() as u64 == MANIFESTS_CAP {
         return Err(Error::input(

@@ -26,7 +26,7 @@ pub struct Args {
     trusted: Trusted,
     /// Print the rewritten manifests; ask no cluster, push and apply nothing.
     #[arg(long)]
-    dry_run: bool,
+    pub dry_run: bool,
     /// Check cluster, rights, nodes and registry, say what would change, and stop there.
     #[arg(long, conflicts_with_all = ["dry_run", "skip_preflight"])]
     preflight: bool,

@@ -44,10 +44,11 @@ pub struct Args {
 pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     super::check_place(&args.release, args.namespace.as_deref())?;
     let bundle = args.bundle.as_ref().map(|path| args.signed.open(path, printer)).transpose()?;
-    let directory = bundler::file::temporary()?;
-    let helm = find_helm(args.helm.as_deref(), bundle.as_ref(), directory.path())?;
+    // Before there is a directory: it may be a prompt, in which the process may exit.
     let site_key =
         args.site_key.as_deref().map(|path| read_private(path, args.password_file.as_deref())).transpose()?;
+    let directory = bundler::file::temporary()?;
+    let helm = find_helm(args.helm.as_deref(), bundle.as_ref(), directory.path())?;
     let cluster = args.kube.connect().await?;
     let namespace = args.namespace.as_deref().unwrap_or(cluster.namespace());
     let context = args.kube.kube_context.as_deref();

@@ -86,7 +86,7 @@ fn succeeds_or_nothing(program: &str, args: &[&str]) -> String {
 fn a_verify_that_is_stopped_ends_soon() {
     let world = World::new();
     let file = fs::File::create(world.path("large")).expect("a file");
-    file.set_len(3 << 30).expect("a length");
+    file.set_len(1 << 30).expect("a length");
     world.image("redis", &["linux/amd64"], b"redis");
     let digest = succeeds_or_nothing("sha256sum", &[&world.path("large").display().to_string()]);
     world.spec(&format!(
@@ -119,7 +119,7 @@ fn a_stopped_install_leaves_no_temporary_file() {
     let common = ["v1.tar", "--key", "v1.pub", "--registry", "site.example", "--helm", "./helm"];
     for (verb, more, said) in [
         ("render", &[][..], "rendering: stopped by SIG"),
-        ("install", &["--dry-run"], "installing: stopped by SIG"),
+        ("install", &["--dry-run"], "rendering: stopped by SIG"),
     ] {
         for (name, code) in SIGNALS {
             let child = start(&world, &[&[verb], &common[..], more].concat());

@@ -136,5 +136,6 @@ fn check_asked(from: &str, chart: &Chart, name: Option<&str>, version: &str) -> 
     }
     let asked = name.unwrap_or(&chart.name);
     let why = format!("it is {} {}, and {asked} {version} was asked for", chart.name, chart.version);
-    Err(Error::trust(format!("fetching chart {from}"), why))
+    Err(Error::input(format!("fetching chart {from}"), why)
+        .hint("correct bundle.toml, or tell the publisher of the repository"))
 }

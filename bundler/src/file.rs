@@ -137,7 +137,10 @@ pub fn read_text(path: &Path) -> io::Result<String> {
 /// # Errors
 /// When it can't be read, or is too large.
 pub fn values(path: &Path) -> Result<Vec<u8>> {
-    read(path, VALUES_CAP).map_err(|e| Error::input(format!("reading values file {}", path.display()), e))
+    read(path, VALUES_CAP).map_err(|e| {
+        Error::input(format!("reading values file {}", path.display()), e)
+            .hint("name a YAML file: a path in bundle.toml starts at its directory, one of --values at the current directory")
+    })
 }
 
 /// The file with this name and `suffix` behind it.

@@ -86,7 +86,7 @@ fn the_platforms_that_are_asked_for_arrive_at_a_registry_with_upstreams_digests(
         let head = format!("name = \"{name}\"\nversion = \"1\"\nplatforms = {platforms}\n");
         world.write("bundle.toml", format!("{head}[[image]]\nref = \"{BUSYBOX}\"\n").as_bytes());
         airlock(&world, &["lock"]).exits(0);
-        airlock(&world, &["build", "--key", "airlock.key", "--output", "b.tar"]).exits(0);
+        airlock(&world, &["build", "--key", "airlock.key", "--output", "b.tar", "--force"]).exits(0);
         world.run(&["verify", "b.tar", "--key", "airlock.pub"]).exits(0);
         let target = format!("{}/{name}", registry.host());
         world.run(&["push", "b.tar", "--registry", &target, "--key", "airlock.pub"]).exits(0);

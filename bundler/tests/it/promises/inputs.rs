@@ -29,7 +29,7 @@ fn mistakes_in_values_are_the_users() {
 #[ignore = "needs real parts: cargo xtask test"]
 fn underscores_in_chart_names_are_taken() {
     let world = with_chart(&[("Chart.yaml", "apiVersion: v2\nname: my_app\nversion: 1.0.0\n")]);
-    world.run(&["lock"]).exits(1).says("release \"my_app\"").says("hint: name one: `release`");
+    world.run(&["lock"]).exits(1).says("release \"my_app\"").says("hint: give the chart a `release`");
     let spec = std::fs::read_to_string(world.path("bundle.toml")).expect("a spec");
     world.write("bundle.toml", spec.replace("namespace = ", "release = \"app\"\nnamespace = ").as_bytes());
     built(&world);

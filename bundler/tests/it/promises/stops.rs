@@ -36,7 +36,8 @@ fn a_stopped_rendering_leaves_no_files_and_no_helm() {
             let airlock = child.id().to_string();
             let killed = std::process::Command::new("kill").args([signal, &airlock]).status();
             assert!(killed.expect("kill").success());
-            let run = Run::from(child.wait_with_output().expect("airlock")).exits(1);
+            let run = Run::from(child.wait_with_output().expect("airlock"));
+            let run = run.exits(if signal == "-INT" { 130 } else { 143 });
             assert!(
                 run.stderr.contains(&format!("stopped by SIG{}", &signal[1..])),
                 "{verb:?}: {}",

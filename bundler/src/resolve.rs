@@ -308,7 +308,7 @@ async fn child(source: &ImageSource, name: &str, descriptor: &Descriptor) -> Res
     Ok((Manifest { media_type, ..raw }, parsed))
 }
 
-/// An index as if what the indexes within it list were its own; each manifest once.
+/// An index as if what the indexes within it list were its own; each manifest once for a platform.
 fn flat(index: &ImageIndex, within: &[(Manifest, Parsed)]) -> ImageIndex {
     let inner = within.iter().filter_map(|(_, parsed)| match parsed {
         Parsed::Index(inner) => Some(inner),
@@ -316,7 +316,8 @@ fn flat(index: &ImageIndex, within: &[(Manifest, Parsed)]) -> ImageIndex {
     });
     let mut seen = BTreeSet::new();
     let listed = std::iter::once(index).chain(inner).flat_map(|index| &index.manifests);
-    let manifests = listed.filter(|d| !d.is_index() && seen.insert(d.digest)).cloned().collect();
+    let manifests =
+        listed.filter(|d| !d.is_index() && seen.insert((d.digest, d.platform()))).cloned().collect();
     ImageIndex { manifests }
 }
 

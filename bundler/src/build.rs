@@ -47,7 +47,7 @@ pub struct Built {
 /// Choices of a build.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Choices {
-    /// What came from a registry is put into the content cache, for the next build.
+    /// True if what came from a registry is put into the content cache, for the next build.
     pub keeps_blobs: bool,
     /// A file of the output's name is replaced, whatever it is.
     pub replaces: bool,

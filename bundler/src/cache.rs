@@ -35,7 +35,7 @@ const RECORD: u64 = 128;
 /// A directory of content by digest.
 #[derive(Clone, Debug)]
 pub struct ContentCache {
-    /// None where the user has no place for it: then nothing is found, and nothing can be stored.
+    /// Directory of the cache; none if the user has no place for it. Then nothing is found, and nothing can be stored.
     root: Option<PathBuf>,
     /// Nobody waits for what is being written any more.
     stopped: Arc<AtomicBool>,

@@ -201,7 +201,7 @@ impl Chart {
     }
 }
 
-/// Whether a layer of this media type is a packed chart.
+/// Reports whether a layer of this media type is a packed chart.
 pub(crate) fn is_content(media_type: &str) -> bool {
     matches!(media_type, CONTENT | OLD_CONTENT)
 }

@@ -16,7 +16,7 @@ use logins::{Login, Logins};
 /// Largest `index.yaml` that is read, in bytes.
 const INDEX_CAP: u64 = 64 << 20;
 
-/// Where a repository's index leads for one version of a chart.
+/// Place that a repository's index gives for one version of a chart.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// URL of the packed chart.

@@ -115,7 +115,7 @@ const SECRET: &str = "it stands in a Secret: no registry is asked";
 /// Why no registry is asked for what stands in a comment.
 const REMARK: &str = "it stands in a comment or description";
 
-/// Those of `texts` that stand in rendered manifests where `map` in bundle.toml takes them for images.
+/// Returns those of `texts` that stand in rendered manifests where `map` in bundle.toml takes them for images.
 ///
 /// # Errors
 /// When the manifests are not YAML.

@@ -17,9 +17,9 @@ const VALUES_CAP: u64 = 4 << 20;
 pub const TEXT_CAP: u64 = 16 << 20;
 /// How the names of files begin that [`replace`] writes, and that stay where a process is killed in it.
 pub const DRAFT: &str = ".airlock-";
-/// How long a pipe may have no writer.
+/// Longest time that a pipe may have no writer.
 const NO_WRITER: Duration = Duration::from_secs(2);
-/// How long the writer of a pipe may take: it may ask a person.
+/// Longest time that the writer of a pipe may take: it may ask a person.
 const SLOW_WRITER: Duration = Duration::from_secs(120);
 /// Time between two looks at a pipe.
 const LOOK: Duration = Duration::from_millis(20);

@@ -93,7 +93,7 @@ pub struct ListedEntry {
 }
 
 impl ListedEntry {
-    /// Whether its path is its digest; else it is one of the entries with fixed names.
+    /// Reports whether the entry's path is its digest; else it is one of the entries with fixed names.
     #[must_use]
     pub fn is_blob(&self) -> bool {
         self.path == blob_path(&self.sha256.0)
@@ -175,7 +175,7 @@ pub struct Chart {
     /// Ids of the keys that signed it in its registry: checked when it was pinned, the maker's word here.
     #[serde(rename = "signedBy", skip_serializing_if = "Vec::is_empty", default)]
     pub signed_by: Vec<String>,
-    /// What is carried with it: signatures, attestations, SBOMs.
+    /// Artifacts carried with the chart: signatures, attestations, SBOMs.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub attached: Vec<Attached>,
 }

@@ -126,12 +126,12 @@ pub struct Release<'a> {
     pub skip_schema_validation: bool,
 }
 
-/// What helm printed for a release.
+/// Output of helm for a release.
 #[derive(Debug)]
 pub struct Templated {
     /// The manifests.
     pub text: String,
-    /// How many references the post-renderer rewrote.
+    /// Number of references that the post-renderer rewrote.
     pub rewritten: usize,
 }
 
@@ -213,7 +213,7 @@ impl Helm {
     /// helm's. It reaches no network.
     ///
     /// # Errors
-    /// Why the post-renderer refuses, else helm's own words.
+    /// The post-renderer's reason if it refuses, else helm's own words.
     pub(crate) async fn template(
         &self,
         release: &Release<'_>,
@@ -251,7 +251,7 @@ impl Helm {
     /// and waited for: it then notes the release as failed, instead of leaving it pending.
     ///
     /// # Errors
-    /// Why the post-renderer refuses, else helm's own words.
+    /// The post-renderer's reason if it refuses, else helm's own words.
     pub(crate) async fn upgrade(
         &self,
         release: &Release<'_>,

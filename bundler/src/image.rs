@@ -146,12 +146,12 @@ impl Descriptor {
         content.map(|content| Some(content.into())).ok_or(ImageError::Data(self.digest))
     }
 
-    /// Whether it names an image manifest.
+    /// Reports whether the descriptor names an image manifest.
     fn is_manifest(&self) -> bool {
         matches!(self.media_type.as_str(), OCI_MANIFEST | DOCKER_MANIFEST)
     }
 
-    /// Whether it names an index.
+    /// Reports whether the descriptor names an index.
     #[must_use]
     pub fn is_index(&self) -> bool {
         matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_LIST)
@@ -180,7 +180,7 @@ impl Descriptor {
     }
 }
 
-/// Whether a config has the media type of an image's.
+/// Reports whether a config has the media type of an image's config.
 pub(crate) fn is_image_config(config: &Descriptor) -> bool {
     IMAGE_CONFIGS.contains(&config.media_type.as_str())
 }

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 pub enum Signal {
     /// Ctrl-C.
     Interrupt,
-    /// What `kill`, systemd and `timeout` send.
+    /// Signal that `kill`, systemd and `timeout` send.
     Terminate,
     /// The terminal is gone.
     HangUp,
@@ -113,7 +113,7 @@ impl Unbroken {
     }
 }
 
-/// Whether an [`Unbroken`] is held.
+/// Reports whether an [`Unbroken`] is held.
 #[must_use]
 pub fn is_unbroken() -> bool {
     UNBROKEN.load(Ordering::SeqCst) > 0
@@ -125,7 +125,7 @@ pub fn idle<T>(wait: impl FnOnce() -> T) -> T {
     wait()
 }
 
-/// Whether the process waits in [`idle`].
+/// Reports whether the process waits in [`idle`].
 #[must_use]
 pub fn is_idle() -> bool {
     IDLE.load(Ordering::SeqCst) > 0

@@ -395,7 +395,7 @@ mod tests {
     use crate::spec::Platforms;
 
     #[test]
-    fn a_manifest_larger_than_a_reader_takes_is_not_planned() {
+    fn manifest_above_the_readers_limit_is_not_planned() {
         let lock = Lock {
             version: 1,
             name: "app".into(),

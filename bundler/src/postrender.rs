@@ -34,14 +34,14 @@ pub(crate) enum Job {
     Rewrite(Rewriting),
 }
 
-/// Where manifests are to point.
+/// Place at the site that manifests are to point to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Target {
     /// `REGISTRY[/PREFIX]`.
     pub registry: String,
-    /// Whether the source's host is left out of repositories' names.
+    /// True if the source's host is left out of repositories' names.
     pub strip_host: bool,
-    /// Whether every repository is directly below `registry`.
+    /// True if every repository is directly below `registry`.
     pub flat: bool,
     /// A Secret with the registry's login, to be in every pod spec.
     pub pull_secret: Option<String>,
@@ -59,7 +59,7 @@ impl Rewriting {
     /// were rewritten, too.
     ///
     /// # Errors
-    /// Those of the rewriting and of the gate.
+    /// Errors of the rewriting and of the gate.
     pub(crate) fn run(&self, manifests: &str) -> Result<(String, usize)> {
         let Target { registry, strip_host, flat, pull_secret } = &self.target;
         let mapping = Mapping::new(registry, *strip_host)
@@ -75,7 +75,7 @@ impl Rewriting {
     }
 }
 
-/// How the post-renderer ended, in a file beside its job: helm 4 throws away what its plugins say.
+/// Result of the post-renderer, in a file beside its job: helm 4 throws away what its plugins say.
 #[derive(Serialize, Deserialize)]
 enum Outcome {
     Done { rewritten: usize },
@@ -87,7 +87,7 @@ impl Outcome {
         job.with_extension("outcome")
     }
 
-    /// Where it can't be written, helm's own message is all there is.
+    /// Writes the outcome beside the job. If that fails, helm's own message is all there is.
     fn leave(&self, job: &Path) {
         if let Ok(text) = serde_json::to_vec(self) {
             let _ = std::fs::write(Self::path(job), text);
@@ -151,7 +151,7 @@ impl PostRenderer {
         }
     }
 
-    /// Why it refused, if it did.
+    /// Returns the reason for the post-renderer's refusal, if it refused.
     pub(crate) fn refusal(&self, action: &str) -> Option<Error> {
         let Some(Outcome::Refused { kind, text, hint }) = Outcome::read(&self.job) else { return None };
         let error = Error::new(kind, action, text);
@@ -161,7 +161,7 @@ impl PostRenderer {
         })
     }
 
-    /// How many references it rewrote; none if it did not run.
+    /// Returns the number of references that the post-renderer rewrote; 0 if it did not run.
     pub(crate) fn rewritten(&self) -> usize {
         match Outcome::read(&self.job) {
             Some(Outcome::Done { rewritten }) => rewritten,
@@ -173,7 +173,7 @@ impl PostRenderer {
 /// Does the job in file `job` between stdin and stdout; a refusal stops helm before it applies anything.
 ///
 /// # Errors
-/// Why the manifests are refused. [`PostRenderer::refusal`] says it in the process that ran helm.
+/// The reason for refusing the manifests. [`PostRenderer::refusal`] says it in the process that ran helm.
 pub fn run(job: &Path) -> Result<()> {
     let done = work(job).inspect_err(|error| {
         let hint = error.hint_text().map(Into::into);

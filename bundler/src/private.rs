@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_directories_others_can_change_are_refused() {
+    fn links_and_dirs_writable_by_others_are_refused() {
         let (directory, root) = prepared();
         let refused = |why: &str| {
             for error in [PrivateDir::find(&root, &["below"]), PrivateDir::make(&root, &["below"])] {
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_stays_the_same_when_its_path_leads_elsewhere() {
+    fn directory_stays_the_same_after_its_path_changes() {
         let (directory, root) = prepared();
         let dir = PrivateDir::find(&root, &["below"]).expect("there");
         let moved = directory.path().join("moved");

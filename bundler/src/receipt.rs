@@ -92,7 +92,7 @@ pub struct Bundle {
 pub struct Registry {
     /// Whether the source's host is left out of the repositories' names.
     pub strip_host: bool,
-    /// Whether every repository is directly below `target`.
+    /// True if every repository is directly below `target`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub flat: bool,
     /// `HOST[:PORT][/PREFIX]`.

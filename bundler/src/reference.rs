@@ -167,7 +167,7 @@ impl Mapping {
         Self { flat, ..self }
     }
 
-    /// Whether repositories are directly below `REGISTRY[/PREFIX]`.
+    /// Reports whether repositories are directly below `REGISTRY[/PREFIX]`.
     #[must_use]
     pub fn is_flat(&self) -> bool {
         self.flat

@@ -14,7 +14,7 @@ use crate::registry::{Manifest, Repository};
 use crate::source::LocalImage;
 use crate::spec::Platforms;
 
-/// What to do about an image that can't be carried as it is.
+/// Hint for an image that can't be carried as it is.
 const REPAIR: &str = "have it built and pushed again with a current tool";
 
 /// Where an image's bytes come from.
@@ -61,7 +61,7 @@ impl ImageSource {
         }
     }
 
-    /// Where a layer's bytes are: in its descriptor, or where its manifest comes from.
+    /// Returns where a layer's bytes are: in its descriptor, or where its manifest comes from.
     ///
     /// # Errors
     /// As [`Self::origin`].
@@ -366,7 +366,7 @@ fn unreadable(reading: String, error: ImageError) -> Error {
     if is_fault { error.hint(REPAIR) } else { error }
 }
 
-/// What a manifest without an index runs on; none for what isn't an image to run.
+/// Returns the platform of a manifest without an index; none if it isn't an image to run.
 fn platform(manifest: &ImageManifest, configs: &BTreeMap<Digest, Bytes>) -> Result<Option<Platform>> {
     let digest = &manifest.config.digest;
     match configs.get(digest) {

@@ -88,7 +88,7 @@ impl Scalar<'_> {
             && matches!(&*self.value, "" | "~" | "null" | "Null" | "NULL")
     }
 
-    /// Whether it stands between brackets or braces.
+    /// Reports whether the scalar stands between brackets or braces.
     #[must_use]
     pub(crate) fn is_in_flow(&self) -> bool {
         self.in_flow

@@ -60,7 +60,7 @@ impl Journal {
         Ok(Self { path, file: Mutex::new(file), known, told })
     }
 
-    /// How many bytes of each entry were there when it was opened, by its own word.
+    /// Returns how many bytes of each entry were there when the journal was opened, by its own records.
     #[must_use]
     pub fn known(&self) -> &[u64] {
         &self.known

@@ -122,13 +122,13 @@ impl Login {
         (ca.is_some() || own.is_some()).then_some((ca, own))
     }
 
-    /// Whether helm does not check this repository's certificate.
+    /// Reports whether helm skips the check of this repository's certificate.
     pub(super) fn is_unchecked(&self) -> bool {
         self.insecure_skip_tls_verify == Some(true)
     }
 }
 
-/// Where helm keeps its repositories.
+/// Returns the path of the file in which helm keeps its repositories.
 fn path(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
     let set = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(file) = set("HELM_REPOSITORY_CONFIG") {

@@ -287,7 +287,7 @@ async fn refuse_downgrade(
     Ok(())
 }
 
-/// What an option's text may name in front: a release, and the value for it.
+/// Release that an option's text names in front, with the value for it; none if the text names no release.
 type Named<'a> = Option<(&'a str, &'a str)>;
 
 /// Splits `RELEASE:KEY=VALUE`. A colon of the value's own is not one of a release.

@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 use super::observer::{Lines, Live, Nothing};
 use super::progress::{Show, progress};
 
-/// How much is said on stderr.
+/// Amount of output on stderr.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Volume {
     /// Errors, and warnings about trust.
@@ -158,7 +158,7 @@ impl Printer {
         }
     }
 
-    /// Whether only errors and warnings about trust are said.
+    /// Reports whether only errors and warnings about trust are printed.
     pub fn is_quiet(&self) -> bool {
         self.volume == Volume::Quiet
     }

@@ -30,7 +30,7 @@ pub struct Subject<'a> {
     pub base: &'a Path,
 }
 
-/// What a chart has, and what the spec says of it in vain.
+/// Findings in a chart, and texts of its spec that match nothing there.
 pub struct Told {
     /// The references.
     pub found: Vec<Found>,

@@ -107,7 +107,7 @@ pub(super) fn check_config(bytes: &[u8]) -> Result<(), ImageError> {
     check(CONFIG, bytes)
 }
 
-/// Whether a reader takes JSON for the config of an image by its content.
+/// Reports whether a reader takes JSON for the config of an image by its content.
 pub(super) fn is_image_config(bytes: &[u8]) -> bool {
     let keys: Result<std::collections::BTreeMap<String, IgnoredAny>, _> = serde_json::from_slice(bytes);
     keys.is_ok_and(|keys| keys.keys().any(|key| is_taken_for(key, ROOTFS)))
@@ -121,7 +121,7 @@ fn check(keys: Keys, bytes: &[u8]) -> Result<(), ImageError> {
     })
 }
 
-/// Whether Go's encoding/json takes `key` for `known`, which is ASCII.
+/// Reports whether Go's encoding/json takes `key` for `known`, which is ASCII.
 fn is_taken_for(key: &str, known: &str) -> bool {
     let folded = |c: char| match c {
         'ſ' => 's',

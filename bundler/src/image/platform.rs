@@ -20,7 +20,7 @@ pub struct Platform {
     os_version: Option<String>,
 }
 
-/// How well a manifest's platform fits the one that was asked for; the least is the best.
+/// Degree to which a manifest's platform fits the one that was asked for; the least is the best.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fit {
     /// The same text.
@@ -34,8 +34,8 @@ pub(super) enum Fit {
 }
 
 impl Platform {
-    /// How well `other` fits this, which a person asked for; as containerd judges it, except that without a variant asked for
-    /// a single one of any variant will do.
+    /// Judges how well `other` fits this platform, which a person asked for; none if it does not fit. The rules are containerd's,
+    /// except that without a variant asked for a single one of any variant will do.
     pub(super) fn fit(&self, other: &Self) -> Option<Fit> {
         let version_fits = match (&self.os_version, &other.os_version) {
             (None, _) => true,
@@ -90,7 +90,7 @@ impl Platform {
         Self { os_version: None, ..self.clone() }
     }
 
-    /// Whether an image for this platform may run on a node that says `OS/ARCHITECTURE` of itself.
+    /// Reports whether an image for this platform may run on a node that says `OS/ARCHITECTURE` of itself.
     pub(crate) fn runs_on(&self, node: &str) -> bool {
         format!("{}/{}", self.os, self.architecture) == node
     }
@@ -136,7 +136,7 @@ impl FromStr for Platform {
     }
 }
 
-/// Whether a text is a version of an operating system: numbers with dots between them.
+/// Reports whether a text is a version of an operating system: numbers with dots between them.
 fn is_os_version(text: &str) -> bool {
     let is_number = |part: &str| (1..=10).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
     text.len() <= 50 && text.split('.').all(is_number)
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_of_windows_are_named_where_there_are_several() {
+    fn windows_versions_are_named_if_there_are_several() {
         let (one, other) = (Digest::of(b"1"), Digest::of(b"2"));
         let named = |found: &[(&str, Digest)]| {
             let found = found.iter().map(|(text, digest)| (platform(text), *digest)).collect();

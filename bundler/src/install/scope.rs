@@ -109,7 +109,7 @@ impl Scopes {
         }
     }
 
-    /// Whether objects of this kind are in a namespace; none where nobody says.
+    /// Reports whether objects of this kind are in a namespace; none if that is unknown.
     pub(super) fn is_namespaced(&self, api_version: &str, kind: &str) -> Option<bool> {
         let group = api_version.split_once('/').map_or("", |(group, _)| group);
         self.known.get(&(group.to_owned(), kind.to_owned())).copied()

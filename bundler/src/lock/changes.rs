@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Lock;
 use crate::digest::Digest;
 
-/// What a new lock has done to an old one.
+/// Differences of a new lock from an old one.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Changes {
     /// Pinned for the first time.
@@ -35,7 +35,7 @@ pub struct Change {
     pub new: Option<Pin>,
 }
 
-/// What an item is pinned to.
+/// Digest and version that an item is pinned to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Pin {
     /// Of an image what its tag pointed to; of others what is carried.
@@ -87,7 +87,7 @@ impl Changes {
         lists.into_iter().flat_map(each).collect()
     }
 
-    /// How many of each, in a few words.
+    /// Returns the number of items of each kind of change, in a few words.
     #[must_use]
     pub fn counted(&self) -> String {
         format!(

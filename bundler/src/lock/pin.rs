@@ -60,7 +60,7 @@ pub struct Pinned {
     pub lock: Lock,
     /// What looks like a reference in the charts but was not taken for an image.
     pub possible: Vec<Found>,
-    /// What the site should know before it finds out.
+    /// Warnings about problems that would otherwise appear only at the site.
     pub warnings: Vec<String>,
 }
 
@@ -289,11 +289,11 @@ pub struct Survey {
     pub charts: Vec<LockedChart>,
     /// In the same order; nobody has been asked.
     pub found: Vec<Found>,
-    /// What the spec says of the charts in vain: texts to be ignored, or that mean an image, which stand nowhere.
+    /// Errors for texts of the spec that match nothing in the charts: texts to be ignored, or that mean an image.
     pub unused: Vec<Error>,
-    /// What each release renders to, in each way.
+    /// Releases, each with its distinct renderings.
     rendered: Vec<(String, BTreeSet<String>)>,
-    /// What the site should know before it finds out.
+    /// Warnings about problems that would otherwise appear only at the site.
     pub warnings: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What a spec says about things that are not there: a misspelt name must not pass for a rule that holds.
+//! Checks for entries of a spec that match nothing: a misspelt name must not pass for a rule that holds.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::reference::Reference;
 use crate::spec::{ChartSource, Spec, fits};
 
-/// How similar a text must be to be proposed; 1 is the same.
+/// Least similarity of a text that is proposed; 1 is the same.
 const SIMILAR: f64 = 0.6;
 
 /// Checks that each pattern of `[[signed]]` means an image of the lock, or a chart that comes from a registry.

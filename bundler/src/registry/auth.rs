@@ -113,7 +113,7 @@ impl Auth {
         })
     }
 
-    /// What to do about a refusal by `host` that is about the repository `path`.
+    /// Returns advice on a refusal by `host` that is about the repository `path`.
     pub async fn hint(&self, host: &str, path: &str) -> String {
         let how = format!("log in with `docker login {host}` or `helm registry login {host}`");
         match self.login(host, path).await {

@@ -68,7 +68,7 @@ impl Exchange {
     }
 }
 
-/// Nobody waited for the answer any longer.
+/// Logs a request whose answer is no longer waited for.
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.has_ended {

@@ -227,8 +227,8 @@ pub(super) fn status(response: &Response, body: &[u8], asked: &Url) -> Failure {
     }
 }
 
-/// Whether a refusal is one of a proxy, firewall or login page in between: it is a web page or bears a proxy's mark, and has
-/// nothing by which a registry is known.
+/// Reports whether a refusal is one of a proxy, firewall or login page in between: it is a web page or bears a proxy's mark,
+/// and has nothing by which a registry is known.
 fn is_of_proxy(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> bool {
     if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
         return true;

@@ -203,10 +203,10 @@ impl Http {
     }
 }
 
-/// How many redirects are followed.
+/// Largest number of redirects that are followed.
 pub(super) const REDIRECTS: usize = 5;
 
-/// Whether a redirect keeps the method and the body (RFC 9110, 15.4.8 and 15.4.9).
+/// Reports whether a redirect keeps the method and the body (RFC 9110, 15.4.8 and 15.4.9).
 pub(super) fn is_kept(status: StatusCode) -> bool {
     matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT)
 }

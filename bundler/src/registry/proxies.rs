@@ -22,7 +22,7 @@ pub(crate) struct Proxies {
 #[derive(Clone, Debug, PartialEq)]
 struct Exception {
     host: Hosts,
-    /// None for every port.
+    /// Port that the entry is for; none means every port.
     port: Option<u16>,
 }
 

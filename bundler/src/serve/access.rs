@@ -29,7 +29,7 @@ pub struct Access {
     pub bytes: u64,
     /// Seconds from the request's head to the end of the answer's body.
     pub seconds: f64,
-    /// Whether the answer broke off before its end.
+    /// True if the answer broke off before its end.
     pub broken: bool,
 }
 

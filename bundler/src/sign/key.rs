@@ -27,7 +27,7 @@ const SEC1: &str = "EC PRIVATE KEY";
 const PKCS8: &str = "PRIVATE KEY";
 /// Label of public keys.
 const PUBLIC: &str = "PUBLIC KEY";
-/// What a private key's file is.
+/// Hint that names the accepted files of a private key.
 const PRIVATE_KEY: &str = "give the .key file that `airlock keys generate` or `cosign generate-key-pair` made, or openssl's: ECDSA P-256, in PEM";
 const KDF: &str = "scrypt";
 const CIPHER: &str = "nacl/secretbox";

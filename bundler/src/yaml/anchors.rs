@@ -64,7 +64,7 @@ pub(crate) fn with_anchors(source: &str) -> Result<Cow<'_, str>> {
     Ok(out.into())
 }
 
-/// Whether something in a document looks like an alias.
+/// Reports whether something in a document looks like an alias.
 fn may_have_alias(text: &str) -> bool {
     let bytes = text.as_bytes();
     memchr::memchr_iter(b'*', bytes).any(|at| {
@@ -150,7 +150,7 @@ impl Found {
 struct Writer {
     out: String,
     open: Vec<Open>,
-    /// What stands for anchors, by the parser's numbers.
+    /// Texts that stand for anchors, by the parser's numbers.
     values: HashMap<usize, String>,
 }
 

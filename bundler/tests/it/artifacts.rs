@@ -28,9 +28,9 @@ const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 struct Maker<'a> {
     rng: Rng,
     root: &'a Path,
-    /// What it has made so far: the same content comes up in several places.
+    /// Contents made so far: the same content comes up in several places.
     made: Vec<Vec<u8>>,
-    /// Whether something is in it that must be refused.
+    /// True if something that was made must be refused.
     is_bad: bool,
 }
 
@@ -194,7 +194,7 @@ fn seeds() -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn artifacts_that_build_accepts_are_whole_at_the_site() {
+async fn artifacts_accepted_by_build_are_whole_at_the_site() {
     let (mut accepted, mut nested) = (0, 0);
     for seed in seeds() {
         let world = World::new();

@@ -61,7 +61,7 @@ async fn programs_get_no_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_credential_helper_matters_when_a_login_is_wanted() {
+async fn missing_credential_helper_matters_only_for_login() {
     let world = World::new();
     world.write("docker/config.json", br#"{"credsStore": "nowhere-to-be-found"}"#);
     let registry = Liar::start(|_| Some(answer(401, &[("www-authenticate", "Basic realm=x")], ""))).await;
@@ -84,7 +84,7 @@ async fn a_missing_credential_helper_matters_when_a_login_is_wanted() {
 }
 
 #[test]
-fn values_that_helm_should_not_read_are_refused_first() {
+fn values_files_unfit_for_helm_are_refused_first() {
     let world = World::new();
     helm(&world);
     let mkfifo = std::process::Command::new("mkfifo").arg(world.path("pipe")).status();

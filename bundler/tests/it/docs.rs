@@ -109,7 +109,7 @@ const OF_OTHERS: [&str; 14] = [
     "--yes",
 ];
 
-/// What `--help` of airlock and of all its verbs prints.
+/// Returns the output of `--help` of airlock and of all its verbs.
 fn all_help() -> String {
     let help = |args: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_airlock"));

@@ -1,4 +1,4 @@
-//! What `lock` says: all that is missing at once, what has changed, what moved upstream, and what means nothing.
+//! Messages of `lock`: all that is missing at once, what has changed, what moved upstream, and what means nothing.
 
 use std::fs;
 use std::sync::{Arc, Mutex};

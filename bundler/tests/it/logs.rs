@@ -1,4 +1,4 @@
-//! What `-v`, `-q` and the access log of `serve` say, and that no secret is in it.
+//! Output of `-v`, of `-q` and in the access log of `serve`; no secret is in it.
 
 use std::io::Read as _;
 use std::process::Stdio;

@@ -19,7 +19,7 @@ async fn upload(repository: &Repository, content: &'static [u8]) -> bundler::Res
 }
 
 #[tokio::test]
-async fn redirected_uploads_arrive_with_credentials_at_home_only() {
+async fn redirected_uploads_send_credentials_home_only() {
     let other = Liar::start(|asked| {
         Some(match asked.method {
             Method::POST => answer(202, &[("location", "/up?at=other")], ""),

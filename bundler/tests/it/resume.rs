@@ -118,7 +118,7 @@ fn written(journal: &str) -> usize {
     journal.lines().filter_map(|line| line.split_once(' ')?.1.parse().ok()).max().unwrap_or_default()
 }
 
-/// How many entries a journal tells of.
+/// Returns the number of entries that a journal tells of.
 fn entries(journal: &str) -> usize {
     let records = journal.lines().filter_map(|line| line.split_once(' '));
     let indexes: BTreeSet<_> = records.filter_map(|(index, _)| index.parse::<usize>().ok()).collect();

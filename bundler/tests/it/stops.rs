@@ -76,7 +76,7 @@ fn a_stopped_verb_says_so_in_one_sentence() {
     assert_eq!(left, "", "the signer's command is ended");
 }
 
-/// What a program prints, whether it finds something or not.
+/// Returns the output of a program, whether it finds something or not.
 fn succeeds_or_nothing(program: &str, args: &[&str]) -> String {
     let output = std::process::Command::new(program).args(args).output().expect(program);
     String::from_utf8_lossy(&output.stdout).into_owned()

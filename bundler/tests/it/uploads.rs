@@ -352,7 +352,7 @@ async fn records_are_kept_in_a_private_place_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_home_the_current_directory_is_left_alone() {
+async fn current_directory_is_left_alone_without_a_home() {
     let world = bundle();
     let site = Site::start().await;
     let old = std::time::SystemTime::now() - std::time::Duration::from_secs(30 * 24 * 3600);

@@ -208,7 +208,7 @@ async fn an_entry_that_leads_to_a_registry_is_pinned() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs real parts: cargo xtask test"]
-async fn charts_in_registries_may_have_other_names_and_types() {
+async fn registry_charts_may_have_other_names_and_types() {
     let shop = Shop::open(None).await;
     for (repository, name, media_type) in [
         ("charts/stable", "plain", CONTENT),

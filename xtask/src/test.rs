@@ -122,8 +122,10 @@ pub fn run(with_cluster: bool, args: &[&str]) -> Outcome {
         let why = "of public charts as helm renders them: there is no ../shared/corpus, and AIRLOCK_CORPUS names none";
         leave_out(on_corpus(&listed), why);
     }
-    let mut cargo = Command::new("cargo");
-    cargo.args(["test", "--workspace", "--no-fail-fast", "--", "--include-ignored"]).args(args);
+    // Under nohup, or in a shell's background, signals are ignored, and programs that tests stop would go on.
+    let mut cargo = Command::new("env");
+    cargo.args(["--default-signal=HUP,INT,TERM", "cargo", "test", "--workspace", "--no-fail-fast"]);
+    cargo.args(["--", "--include-ignored"]).args(args);
     for test in &skip {
         cargo.args(["--skip", test]);
     }

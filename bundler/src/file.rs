@@ -143,6 +143,22 @@ pub fn values(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
+/// Refuses an output that is one of the files that the same command reads, under whatever name: writing would replace it.
+///
+/// # Errors
+/// When it is one of them.
+pub fn not_an_input<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let id = |path: &Path| path.metadata().ok().map(|file| (file.dev(), file.ino()));
+    let Some(there) = id(output) else { return Ok(()) };
+    let same = inputs.into_iter().find(|input| id(input) == Some(there));
+    same.map_or(Ok(()), |input| {
+        let why = format!("it is {}, which this command reads", input.display());
+        Err(Error::input(format!("writing {}", output.display()), why)
+            .hint("name another file with --output"))
+    })
+}
+
 /// The file with this name and `suffix` behind it.
 #[must_use]
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {

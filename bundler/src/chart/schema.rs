@@ -17,16 +17,14 @@ const BUILT_IN: [&str; 6] = [
     "json-schema.org/draft/2020-12/schema",
 ];
 
-/// Lists what a schema needs beside itself. Text that is not JSON needs nothing: helm refuses it.
+/// Lists what a schema needs beside itself. A schema that can't be read here is one item: Go reads more than this does, such as
+/// text that is not UTF-8 and deeper nesting, so helm might find an address in it.
 pub(super) fn needs(schema: &[u8]) -> Vec<String> {
     let mut found = BTreeSet::new();
     match serde_json::from_slice(schema) {
         Ok(schema) => collect(&schema, &mut found),
-        // Go reads more than we do, such as text that is not UTF-8: then every address in it counts.
-        Err(_) => {
-            let text = String::from_utf8_lossy(schema);
-            let words = text.split('"').filter(|word| word.contains("://") && !is_built_in(word));
-            found.extend(words.map(str::to_owned));
+        Err(error) => {
+            found.insert(format!("unreadable, {error}"));
         }
     }
     found.into_iter().collect()
@@ -81,10 +79,18 @@ mod tests {
             (r#"{"$schema": "https://h/meta"}"#, &["https://h/meta"]),
             (r##"{"$dynamicRef": "urn:x#a", "$recursiveRef": "#"}"##, &["urn:x#a"]),
             (r#"{"$re\u0066": "http://h/x"}"#, &["http://h/x"]),
-            (r#"{"$ref": "http://h/x", "#, &["http://h/x"]),
-            ("", &[]),
         ] {
             assert_eq!(needs(schema.as_bytes()), expected, "{schema}");
+        }
+    }
+
+    #[test]
+    fn a_schema_that_only_go_reads_needs_something() {
+        let nested = format!("{{\"a\": {}1{}}}", "{\"a\": ".repeat(140), "}".repeat(140));
+        let not_text = b"{\"description\": \"\xff\", \"$ref\": \"http:\\/\\/h\\/x\"}";
+        for schema in [nested.as_bytes(), not_text, b"", b"{\"$ref\": \"q.json\", "] {
+            let needs = needs(schema);
+            assert!(needs.len() == 1 && needs[0].starts_with("unreadable, "), "{needs:?}");
         }
     }
 }

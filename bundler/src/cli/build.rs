@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use bundler::build::Choices;
 use bundler::cache::ContentCache;
+use bundler::file;
 use bundler::origin::Sources;
 use bundler::plan::plan;
 use bundler::{Error, Result};
@@ -62,6 +63,9 @@ pub async fn run(args: &Args, printer: &Printer) -> Result<()> {
     }
     let output =
         args.output.clone().unwrap_or_else(|| format!("{}-{}.tar", lock.name, lock.bundle_version).into());
+    // Even with --force: one of them may be the only copy of a key.
+    let read = [args.file.as_path(), args.lock_file.as_path()];
+    file::not_an_input(&output, args.signing.files().chain(read))?;
     let cache = ContentCache::of_user();
     let client = args.network.client()?;
     let sources = Sources { client: &client, cache: &cache, base: lock::base(&args.file) };

@@ -36,6 +36,11 @@ impl Signing {
         let Some(path) = &self.key else { return Ok(None) };
         keys::read_private(path, self.password_file.as_deref()).map(|key| Some(Signer::Key(key)))
     }
+
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        [&self.key, &self.password_file, &self.public_key].into_iter().flatten().map(PathBuf::as_path)
+    }
 }
 
 /// Arguments of `sign`.
@@ -56,6 +61,11 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, printer: &Printer) -> Result<()> {
+    if let Some(output) = &args.output {
+        let others =
+            [Some(&args.bundle), args.signature.as_ref()].into_iter().flatten().map(PathBuf::as_path);
+        file::not_an_input(output, args.signing.files().chain(others))?;
+    }
     let message = Bundle::message(&args.bundle)?;
     let entry = match (&args.signature, &args.signing.public_key) {
         (Some(path), Some(public)) => sign::entry(&PublicKey::read(public)?, &message, &detached(path)?)

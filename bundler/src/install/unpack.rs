@@ -29,8 +29,9 @@ pub(super) fn unpack<'a>(
     values.extend(site.values.get(&chart.release).into_iter().flatten().cloned());
     let set = chart.set.iter().chain(site.set.get(&chart.release).into_iter().flatten()).cloned().collect();
     let title = format!("{} {}", chart.name, chart.version);
-    // What can't be read here, helm judges.
-    let has_needs = crate::chart::Chart::from_file(&path).is_ok_and(|chart| !chart.schema_needs().is_empty());
+    // A chart that can't be read here is not known to be without addresses.
+    let has_needs =
+        crate::chart::Chart::from_file(&path).map_or(true, |chart| !chart.schema_needs().is_empty());
     Ok(Unpacked {
         chart,
         title,

@@ -334,3 +334,23 @@ fn keys_are_rotated_by_a_policy_that_the_old_ones_signed() {
     let shown = world.run(&["trust", "show", "trust.toml"]).exits(0).stdout;
     assert!(shown.contains("  second\n") && !shown.contains("  airlock\n"), "{shown}");
 }
+
+#[test]
+fn no_output_replaces_what_the_command_reads() {
+    let world = World::with_bundle();
+    std::os::unix::fs::symlink("airlock.key", world.path("link.key")).expect("a link");
+    fs::hard_link(world.path("airlock.key"), world.path("same.key")).expect("a hard link");
+    let before = |name: &str| fs::read(world.path(name)).expect(name);
+    let files = ["airlock.key", "images.lock", "bundle.toml", "same.key"].map(|name| (name, before(name)));
+    for (name, _) in &files {
+        let build = ["build", "--key", "airlock.key", "--output", name, "--force"];
+        world.run(&build).exits(1).says("which this command reads").says("hint: ");
+    }
+    for name in ["airlock.key", "app.tar", "link.key"] {
+        let sign = ["sign", "app.tar", "--key", "airlock.key", "--output", name];
+        world.run(&sign).exits(1).says("which this command reads").says("hint: ");
+    }
+    for (name, content) in files {
+        assert_eq!(before(name), content, "{name}");
+    }
+}

@@ -259,8 +259,8 @@ fn install(story: &mut Story, context: Option<&str>) -> Outcome {
 fn write_spec(dir: &Path, upstream: &Upstream, helm: &Path) -> Outcome {
     let root = std::env::current_dir().map_err(|e| format!("finding the repository: {e}"))?;
     let chart = root.join("charts");
-    std::os::unix::fs::symlink(&chart, dir.join("charts"))
-        .map_err(|e| format!("linking {}: {e}", chart.display()))?;
+    // A link to it would lead out of the directory of bundle.toml, which `lock` refuses.
+    quietly(command("cp", &["-r", text(&chart)?]).arg(dir))?;
     let sum = output(&mut command("sha256sum", &[text(helm)?]))?;
     let spec = read(Path::new("bundle.toml"))?;
     let more = format!(

@@ -45,8 +45,11 @@ impl Served {
 
     fn start(world: &World, dir: &Path, host: &str) -> Result<Self, Failure> {
         let store = dir.join("store");
-        let mut command =
-            world.airlock(dir, "127.0.0.1:9", &["serve", "--store", text(&store)?, "--listen", host]);
+        let mut command = world.airlock(
+            dir,
+            "127.0.0.1:9",
+            &["--quiet", "serve", "--store", text(&store)?, "--listen", host],
+        );
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let child = command.spawn().map_err(|e| format!("{}: {e}", shown(&command)))?;
         let mut served = Self(Some(child));
